@@ -1,0 +1,1 @@
+"""Trainable and adapted modules; they know shapes, never paths."""

@@ -1,0 +1,196 @@
+"""Low-rank adapters on the linear layers of a frozen module: live on the layer's output, or merged into its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BaseMismatchError, ConfigError
+from ..ops.lowrank import LoraPair
+
+
+@contextmanager
+def live(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0) -> Iterator[None]:
+    """Add strength * up(down(x)) to the output of the named linear layers while the context is open.
+
+    Contexts may be nested on the same layers: their changes add up. Gradients flow into the pairs and the strength.
+    The weights are not touched, so this also adapts quantised layers. A layer's adapter is chosen when the layer is
+    called: with activation checkpointing, call backward() inside the context.
+
+    Args:
+        module: owner of the layers, e.g. a UNet.
+        pairs: layer name within `module` -> down (r, i), up (o, r), or per sample down (b, r, i), up (b, o, r). The
+            input of a layer with per-sample pairs has b as its leading axis. Empty: the module as it is.
+        strength: one number, or one per sample (b,). The float 0.0 and a sample's 0 give the base's output bit for bit.
+
+    Raises:
+        BaseMismatchError: a layer is missing, or its sizes are not the pair's.
+        ConfigError: pairs and strengths for different numbers of samples; in the call of a layer, another batch.
+    """
+    layers = {name: _find_layer(module, name, pair) for name, pair in pairs.items()}
+    for name, pair in pairs.items():
+        _check_samples(name, pair, strength)
+    if isinstance(strength, (int, float)) and strength == 0:
+        layers = {}
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(_install(layer, _adapted_forward(name, layer, pairs[name], strength)))
+        yield
+
+
+@contextmanager
+def merged(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float = 1.0) -> Iterator[None]:
+    """Run with weights W + strength * up @ down, summed in float32, then put the original tensors back.
+
+    The originals are set aside whole, so they return bit for bit whatever happens inside. Costs one copy of each
+    adapted weight and nothing per call. Low-precision weights round small changes away: use `live` there.
+
+    Raises:
+        BaseMismatchError: a layer is missing, not a plain linear layer, or its sizes are not the pair's.
+    """
+    weights = _merged_weights(module, pairs, strength)
+    originals = [(parameter, parameter.data) for parameter, _ in weights]
+    try:
+        for parameter, value in weights:
+            parameter.data = value
+        yield
+    finally:
+        for parameter, original in originals:
+            parameter.data = original
+
+
+def merge_(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float = 1.0) -> None:
+    """Replace the weights by W + strength * up @ down for good, in place; all layers are checked before the first.
+
+    Raises:
+        BaseMismatchError: a layer is missing, not a plain linear layer, or its sizes are not the pair's.
+    """
+    with torch.no_grad():
+        for parameter, value in _merged_weights(module, pairs, strength):
+            parameter.copy_(value)
+
+
+def _merged_weights(
+    module: nn.Module, pairs: Mapping[str, LoraPair], strength: float
+) -> list[tuple[nn.Parameter, Tensor]]:
+    weights = []
+    for name, pair in pairs.items():
+        layer = _find_layer(module, name, pair)
+        if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
+            raise BaseMismatchError(
+                f"layer {name!r} is a {type(layer).__name__} without a floating-point weight, and merging needs one. "
+                "Run the adapter live."
+            )
+        if pair.down.dim() != 2:
+            raise ConfigError(
+                f"layer {name!r} has per-sample factors, down {tuple(pair.down.shape)}, but one weight serves all "
+                "samples. Merge one sample's pair, or run the adapters live."
+            )
+        if strength != 0:
+            weights.append((layer.weight, _merged_weight(layer.weight.detach(), pair, strength)))
+    return weights
+
+
+def _merged_weight(weight: Tensor, pair: LoraPair, strength: float) -> Tensor:
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    up, down = (factor.detach().to(weight.device, wide) for factor in (pair.up, pair.down))
+    return torch.addmm(weight.to(wide), up, down, alpha=strength).to(weight.dtype)
+
+
+def _find_layer(module: nn.Module, name: str, pair: LoraPair) -> nn.Module:
+    try:
+        layer = module.get_submodule(name)
+    except AttributeError as error:
+        raise BaseMismatchError(
+            f"the base has no layer {name!r} in its {type(module).__name__}. The adapter was made for another base or "
+            "target set; load the one it names."
+        ) from error
+    sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    if sizes == (None, None):
+        raise BaseMismatchError(
+            f"layer {name!r} of the base is a {type(layer).__name__}, not a linear layer. The adapter was made for "
+            "another base; load the one it names."
+        )
+    rank = pair.down.shape[-2]
+    if (pair.down.shape[-1], pair.up.shape[-2]) != sizes or pair.up.shape[-1] != rank:
+        raise BaseMismatchError(
+            f"layer {name!r} has down {tuple(pair.down.shape)} and up {tuple(pair.up.shape)}, but the base needs "
+            f"(..., r, {sizes[0]}) and (..., {sizes[1]}, r). The adapter was made for another base; load the one it "
+            "names."
+        )
+    return layer
+
+
+def _check_samples(name: str, pair: LoraPair, strength: float | Tensor) -> None:
+    axes = [factor.shape[:-2] for factor in (pair.down, pair.up)]
+    if isinstance(strength, Tensor):
+        axes.append(strength.shape)
+    samples = {tuple(axis) for axis in axes if axis}
+    if len(samples) > 1 or any(len(axis) > 1 for axis in samples):
+        raise ConfigError(
+            f"layer {name!r} has adapters and strengths for {sorted(samples)} samples; they must agree, or be shared "
+            "by all samples."
+        )
+
+
+def _install(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[[], None]:
+    """Put `forward` in front of the layer's own and return the function that takes it away again."""
+    # The class's forward is not in the instance's dict: only a nested context has put one there.
+    previous = layer.__dict__.get("forward")
+    layer.__dict__["forward"] = forward
+
+    def restore() -> None:
+        if previous is None:
+            del layer.__dict__["forward"]
+        else:
+            layer.__dict__["forward"] = previous
+
+    return restore
+
+
+def _adapted_forward(
+    name: str, layer: nn.Module, pair: LoraPair, strength: float | Tensor
+) -> Callable[[Tensor], Tensor]:
+    base_forward: Callable[[Tensor], Tensor] = layer.forward
+    down, up = _folded(layer, pair, strength)
+    rank, out_features = down.shape[-2], up.shape[-2]
+
+    # Plain reshapes: this runs for every layer at every step, and einops costs more than the rank-1 products.
+    def shared(x: Tensor) -> Tensor:
+        base = base_forward(x)
+        hidden = nn.functional.linear(x, down.to(x.dtype)).reshape(-1, rank)
+        return torch.addmm(base.reshape(-1, out_features), hidden, up.to(x.dtype).T).reshape(base.shape)
+
+    def per_sample(x: Tensor) -> Tensor:
+        if x.shape[0] != up.shape[0] or x.dim() < 2:
+            raise ConfigError(
+                f"layer {name!r} was called with a batch of {tuple(x.shape)}, but its adapters are for {up.shape[0]} "
+                "samples. Give one adapter (or strength) for each sample of the batch."
+            )
+        base = base_forward(x)
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+        hidden = torch.matmul(tokens, down.to(x.dtype).mT)
+        change = torch.baddbmm(base.reshape(x.shape[0], -1, out_features), hidden, up.to(x.dtype).mT)
+        return change.reshape(base.shape)
+
+    return shared if up.dim() == 2 else per_sample
+
+
+def _folded(layer: nn.Module, pair: LoraPair, strength: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The factors on the layer's device and in its dtype, strength in `up`; `up` is (b, o, r) if anything is per sample."""
+    down, up = pair.down, pair.up
+    if isinstance(strength, Tensor):
+        up = up * strength.to(up)[..., None, None] if strength.dim() else up * strength.to(up)
+    elif strength != 1:
+        up = up * strength
+    if down.dim() > up.dim():
+        up = up.expand(down.shape[0], *up.shape)
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, Tensor):
+        # Quantised layers hold integers (or 8-bit floats): their factors keep their own dtype, and follow the input's.
+        dtype = weight.dtype if weight.is_floating_point() and weight.element_size() > 1 else down.dtype
+        down, up = down.to(weight.device, dtype), up.to(weight.device, dtype)
+    return down, up
