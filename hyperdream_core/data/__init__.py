@@ -1,0 +1,1 @@
+"""Images, faces and subjects as training samples and references."""

@@ -1,0 +1,255 @@
+"""Pictures from a user's disk to tensors and back; whatever cannot be used is refused with a reason."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ..errors import OutputError, ReferenceImageError
+
+SMALLEST_SIDE = 32
+"""Pictures with a shorter side (px) are refused: a face in them is a handful of pixels."""
+LARGEST_PIXELS = 64_000_000
+"""Pictures with more pixels are refused before they are decoded; today's largest camera sensors stay below."""
+LARGEST_SIDE = 4096
+"""Pictures with a longer side (px) are reduced to this on reading, far above what any base looks at."""
+
+WHITE = (255, 255, 255)
+
+# Pillow also opens formats that start an outside program (EPS) or are drawings, not photographs.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "TGA", "JPEG2000")
+# What Pillow's decoders raise on damaged files, by looking at them; OSError is by far the most frequent.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as read: `pixels` (3, h, w) float32 in 0..1, and `notes` on anything that was left out or changed."""
+
+    pixels: Tensor
+    notes: tuple[str, ...] = ()
+
+
+def read_image(path: str | Path, background: tuple[int, int, int] = WHITE) -> Tensor:
+    """The picture in a file, upright, as (3, h, w) float32 in 0..1; `read_picture` without its notes."""
+    return read_picture(path, background).pixels
+
+
+def read_picture(path: str | Path, background: tuple[int, int, int] = WHITE) -> Picture:
+    """Read a photograph or drawing from a file, turned upright as its EXIF block says.
+
+    Of an animation or a file of several pages the first one is taken; transparency shows `background` (0..255).
+    The size is checked from the header, so that memory stays bounded however large the picture claims to be.
+
+    Raises:
+        ReferenceImageError: the file is missing, empty, damaged, no picture, too small or too large.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise ReferenceImageError(f"{path}: is empty (0 bytes), expected a picture; copy or download it again")
+        with warnings.catch_warnings(), path.open("rb") as file:
+            # Pillow warns of large and of damaged pictures; we refuse the former and decode the latter to the end.
+            warnings.simplefilter("ignore")
+            Image.init()
+            with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+                return picture_from_pil(image, str(path), background)
+    except UnidentifiedImageError as error:
+        raise ReferenceImageError(f"{path}: {_no_picture(path)}") from error
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise ReferenceImageError(
+            _too_large(str(path), f"{int(pixels[0]):,} px" if pixels else "too many px")
+        ) from error
+    except FileNotFoundError as error:
+        raise ReferenceImageError(f"{path}: there is no such file, expected a picture; check the name") from error
+    except _DAMAGE as error:
+        # The system's errors carry a number, those of Pillow's decoders do not.
+        if not isinstance(error, OSError) or error.errno is None:
+            raise ReferenceImageError(_damaged(str(path), error)) from error
+        raise ReferenceImageError(
+            f"{path}: cannot be opened ({error.strerror}), expected a picture file you may read; check its permissions"
+        ) from error
+
+
+def picture_from_pil(image: Image.Image, name: str, background: tuple[int, int, int] = WHITE) -> Picture:
+    """Turn a Pillow image of any mode into a `Picture`; `name` is what errors call it.
+
+    Raises:
+        ReferenceImageError: it is too small, too large, damaged or of a kind that has no colours in 0..255.
+    """
+    width, height = image.size
+    if min(width, height) < SMALLEST_SIDE:
+        raise ReferenceImageError(
+            f"{name}: is {width}x{height} px, expected at least {SMALLEST_SIDE} px on each side; use a larger picture"
+        )
+    if width * height > LARGEST_PIXELS:
+        raise ReferenceImageError(_too_large(name, f"{width}x{height} px"))
+    notes = []
+    try:
+        # A phone's MPO holds previews and depth maps besides the photograph; nobody misses those.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        orientation, exif_note = _orientation(image)
+        image.load()
+        image = _flattened(image, name, background)
+    except ReferenceImageError:
+        raise
+    except _DAMAGE as error:
+        raise ReferenceImageError(_damaged(name, error)) from error
+    if frames > 1:
+        notes.append(f"{name}: holds {frames} frames; the first one is used")
+    if exif_note:
+        notes.append(f"{name}: {exif_note}")
+    if max(width, height) > LARGEST_SIDE:
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        notes.append(f"{name}: reduced from {width}x{height} px to a longest side of {LARGEST_SIDE} px")
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
+    return Picture(rearrange(pixels, "h w c -> c h w").contiguous(), tuple(notes))
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """The image (3, h, w) as (3, height, width) by Lanczos, antialiased where it shrinks; values stay in 0..1."""
+    if image.shape[-2:] == (height, width):
+        return image.clone()
+    # Channel by channel as Pillow's float mode, which has no rounding to 8 bits.
+    channels = [
+        np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS))
+        for channel in image.detach().float().cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(channels)).clamp(0, 1).to(image)
+
+
+def square_crop(image: Tensor, size: int) -> Tensor:
+    """The largest centred square of the image (3, h, w), resized to the base's (3, size, size)."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(image[:, top : top + side, left : left + side], size, size)
+
+
+def read_references(paths: Sequence[str | Path], size: int) -> Picture:
+    """Read pictures of one subject as one batch (n, 3, size, size), centre-cropped, with the notes on all of them.
+
+    Raises:
+        ReferenceImageError: there is no path, or one of the pictures cannot be used.
+    """
+    if not paths:
+        raise ReferenceImageError("no reference picture given, expected at least one; name a picture file")
+    pictures = [read_picture(path) for path in paths]
+    pixels = torch.stack([square_crop(picture.pixels, size) for picture in pictures])
+    return Picture(pixels, tuple(note for picture in pictures for note in picture.notes))
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """The image (3, h, w) in 0..1 as an 8-bit RGB Pillow image, rounded to nearest; values outside are clipped."""
+    pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(rearrange(pixels, "c h w -> h w c").numpy())
+
+
+def save_image(path: str | Path, image: Tensor | Image.Image, texts: Mapping[str, str] | None = None) -> Path:
+    """Write an image (3, h, w) in 0..1, or a Pillow image, as PNG, whole or not at all; make missing folders.
+
+    Args:
+        texts: facts to store in the file, such as the prompt and the seed.
+
+    Returns:
+        The path written.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full; a file that was there before is intact.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path}: pictures are written as PNG, expected a name that ends in .png; rename it")
+    facts = PngInfo()
+    for key, text in (texts or {}).items():
+        facts.add_itxt(key, text)
+    # Beside the target, because a rename is atomic only within one disk.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            picture = image if isinstance(image, Image.Image) else to_pil(image)
+            picture.save(unfinished, format="PNG", pnginfo=facts)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); choose a folder with free space you may write"
+        ) from error
+    return path
+
+
+def _orientation(image: Image.Image) -> tuple[int, str]:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1)), ""
+    except _DAMAGE:
+        # Cameras and editors write broken EXIF blocks around sound pictures.
+        return 1, "its EXIF block is unreadable, so it is taken to be upright"
+
+
+def _flattened(image: Image.Image, name: str, background: tuple[int, int, int]) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image, name)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """Greyscale of 16 bit, or of floats in 0..1, as 8 bit; Pillow's own conversion would clip instead of scaling."""
+    values = np.asarray(image).astype(np.float64)
+    top = 1.0 if image.mode == "F" else 65535.0
+    # Written so that NaN is refused as well.
+    if not (values.min() >= 0 and values.max() <= top):
+        raise ReferenceImageError(
+            f"{name}: has grey values from {values.min():g} to {values.max():g}, expected 0 to {top:g}; "
+            "save it as an 8 bit PNG or JPEG"
+        )
+    return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+
+
+def _damaged(name: str, error: Exception) -> str:
+    return f"{name}: is damaged or cut short ({error}), expected a whole picture; copy or download it again"
+
+
+def _too_large(name: str, size: str) -> str:
+    return (
+        f"{name}: has {size}, expected at most {LARGEST_PIXELS:,} px; reduce it to a longest side of {LARGEST_SIDE} px"
+    )
+
+
+def _no_picture(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
+        return "is a HEIC picture, expected JPEG, PNG or WebP; export it as JPEG from the phone or a picture viewer"
+    return "is not a picture we can read, expected JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP; save it as one of these"
