@@ -1,0 +1,8 @@
+"""What a base model looks like, as data: layer names, shapes and key dialects."""
+
+from __future__ import annotations
+
+from .family import TARGET_SETS, BaseFamily, Layer
+from .registry import BASES, detect_family, get_base
+
+__all__ = ["BASES", "TARGET_SETS", "BaseFamily", "Layer", "detect_family", "get_base"]
