@@ -35,7 +35,7 @@ class _Layout:
 
     @property
     def text(self) -> int:
-        return max(11, self.cell // 14)
+        return max(11, self.cell // 13)
 
     @property
     def corner(self) -> int:
@@ -71,7 +71,7 @@ def labelled_grid(
     """Draw pictures as a table with names above the columns and left of the rows.
 
     Args:
-        rows: pictures (3, h, w) in 0..1, fitted into square cells; None leaves a cell empty.
+        rows: pictures (3, h, w) in 0..1, fitted into square cells; None leaves a cell blank.
         column_labels: one per column; wrapped to the width of a cell.
         row_labels: one per row, or none at all.
         title: large, above everything.
@@ -91,12 +91,12 @@ def labelled_grid(
     left = layout.margin + (max(side.width for side in sides) + 2 * layout.gap if sides else 0)
     width = left + columns * cell + (columns - 1) * layout.gap + layout.margin
     heading = _Text(title, _font(round(1.5 * layout.text)), INK, width - 2 * layout.margin)
-    footer = _Text(caption, _font(round(0.85 * layout.text)), FAINT, width - 2 * layout.margin)
+    footer = _Text(caption, _font(round(0.9 * layout.text)), FAINT, width - 2 * layout.margin)
     head_height = max(head.height for head in heads)
     heads_top = layout.margin + heading.height + (layout.gap if title else 0)
     top = heads_top + head_height + layout.gap // 2
     bottom = top + len(rows) * cell + (len(rows) - 1) * layout.gap
-    footer_top = bottom + (layout.gap if caption else 0)
+    footer_top = bottom + (2 * layout.gap if caption else 0)
     sheet = Image.new("RGB", (width, footer_top + footer.height + layout.margin), PAPER)
 
     draw = ImageDraw.Draw(sheet)
@@ -121,10 +121,11 @@ def _paste_cells(
     mask = mask.resize((cell, cell), Image.Resampling.BOX)
     for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures):
+            if picture is None:
+                continue
+            fitted = to_pil(_fitted(picture, cell))
             tile = Image.new("RGB", (cell, cell), EMPTY)
-            if picture is not None:
-                fitted = to_pil(_fitted(picture, cell))
-                tile.paste(fitted, ((cell - fitted.width) // 2, (cell - fitted.height) // 2))
+            tile.paste(fitted, ((cell - fitted.width) // 2, (cell - fitted.height) // 2))
             sheet.paste(tile, (left + column * step, top + row * step), mask)
 
 

@@ -1,0 +1,1 @@
+"""HyperDream without any host: one face picture in, a person you can prompt for out."""

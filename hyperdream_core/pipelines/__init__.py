@@ -1,0 +1,1 @@
+"""The verbs: what a user can ask for, each a function with its config."""
