@@ -1,0 +1,201 @@
+"""One safetensors file with a kind and a version: checked on reading, atomic on writing.
+
+Files come from strangers. A file is read only if it is whole, holds finite floating-point tensors and says that it
+is of the kind asked for, in a version this release knows; anything else is refused by name. The writer is our own
+because the library's orders the metadata at random: equal contents give equal bytes here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import FileFormatError, OutputError
+
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NAMES = set(_DTYPES.values())
+_LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+_OLD_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def read_container(path: Path | str, kind: str, newest_version: int) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and tensors of a file of ours.
+
+    Raises:
+        FileFormatError: not readable as safetensors, of another kind, newer, or with numbers that are not finite.
+    """
+    path = Path(path)
+    metadata, tensors = read_tensors(path)
+    found = metadata.get("kind")
+    if found != kind:
+        holds = f"holds {found!r}" if found else "does not say what it holds"
+        raise FileFormatError(path, f"{holds}, but {kind!r} is expected. Choose a file of that kind.")
+    version = metadata.get("version", "")
+    if not re.fullmatch("[0-9]{1,9}", version):
+        raise FileFormatError(
+            path, f"has format version {version!r}, but a whole number is expected. The file was altered; get it again."
+        )
+    if int(version) > newest_version:
+        raise FileFormatError(
+            path, f"has format version {version}, but this release reads up to {newest_version}. Update HyperDream."
+        )
+    return metadata, tensors
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and tensors of any safetensors file that is whole and holds finite floating-point numbers.
+
+    Raises:
+        FileFormatError: otherwise.
+    """
+    path = Path(path)
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: _floating(path, name, file) for name in sorted(file.keys())}
+    except SafetensorError as error:
+        raise FileFormatError(
+            path, f"is not a readable safetensors file ({error}). It is damaged or altered; get it again."
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise FileFormatError(
+                path,
+                f"tensor {name!r} holds NaN or infinite numbers, but only finite ones make a picture. Make the file "
+                "again, with a lower learning rate if it was trained.",
+            )
+    return metadata, tensors
+
+
+def write_container(
+    path: Path | str, kind: str, version: int, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a file of ours, atomically; `kind` and `version` are added to the metadata.
+
+    Raises:
+        OutputError: the folder cannot be written, the disk is full, or a tensor is not finite.
+    """
+    write_tensors(path, {"kind": kind, "version": str(version), **metadata}, tensors)
+
+
+def write_tensors(path: Path | str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, atomically: a failure or an interrupt leaves the old file, or none.
+
+    Raises:
+        OutputError: as `write_container`.
+    """
+    path = Path(path)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise OutputError(
+                f"{path.name}: tensor {name!r} holds {tensor.dtype} numbers, but {', '.join(sorted(_NAMES))} are "
+                "expected; nothing was saved. Convert it."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise OutputError(
+                f"{path.name}: tensor {name!r} holds NaN or infinite numbers, but only finite ones are written; "
+                "nothing was saved. Train with a lower learning rate."
+            )
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(_header(metadata, tensors))
+            for data in _payload(tensors):
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); a file of that name is as it was. Free some space "
+            "or choose another folder."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def payload_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of the tensors' bytes as `write_tensors` orders them: a file's content without its metadata."""
+    digest = hashlib.sha256()
+    for data in _payload(tensors):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Widest numbers first, as the format asks, so that each tensor lies aligned; then by name."""
+    return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+
+
+def _header(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, tensor in _ordered(tensors):
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _payload(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    for _, tensor in _ordered(tensors):
+        # NumPy has no bfloat16, and bytes are bytes.
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _check_start(path: Path) -> None:
+    """Refuse what is recognisably something else, with a better reason than the parser's."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if size == 0:
+        raise FileFormatError(path, "is empty (0 bytes), but a safetensors file is expected. Get it again.")
+    if start.startswith(_OLD_TORCH_STARTS):
+        raise FileFormatError(
+            path,
+            "is an old PyTorch file (.ckpt, .pt, .bin) under another name, but a safetensors file is expected. Old "
+            "files can run code and are never opened; ask its author for a safetensors file.",
+        )
+    length = int.from_bytes(start, "little")
+    if size < 10 or length > size - 8 or length > _LARGEST_HEADER:
+        raise FileFormatError(
+            path,
+            f"announces a header of {length} bytes in a file of {size}, so it is truncated or no safetensors file. "
+            "Get it again.",
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> FileFormatError:
+    return FileFormatError(
+        path, f"cannot be opened ({error.strerror or error}), but a readable file is expected. Check the path: {path}."
+    )
+
+
+def _floating(path: Path, name: str, file: safe_open) -> Tensor:
+    dtype = file.get_slice(name).get_dtype()
+    if dtype not in _NAMES:
+        raise FileFormatError(
+            path,
+            f"tensor {name!r} holds {dtype} numbers, but {', '.join(sorted(_NAMES))} are expected. Use a file that was "
+            "saved unquantised.",
+        )
+    # A copy: the original is the mapped file itself, which Windows then refuses to replace.
+    return file.get_tensor(name).clone()
