@@ -105,12 +105,10 @@ def test_no_file_is_named_for_having_no_idea(project: set[str]) -> None:
 
 
 def test_every_module_says_in_a_sentence_what_it_is(shipped: set[str]) -> None:
-    for name in sorted(shipped):
-        if name.startswith("hyperdream_core/") and name.endswith(".py"):
-            tree = ast.parse(read(name))
-            assert ast.get_docstring(tree), f"{name} has no docstring"
-            if not name.endswith("__init__.py"):
-                assert "from __future__ import annotations" in read(name), f"{name} lacks the future import"
+    modules = {name: read(name) for name in shipped if name.startswith("hyperdream_core/") and name.endswith(".py")}
+    assert not {name for name, source in modules.items() if not ast.get_docstring(ast.parse(source))}
+    rest = {name: source for name, source in modules.items() if not name.endswith("__init__.py")}
+    assert not {name for name, source in rest.items() if "from __future__ import annotations" not in source}
 
 
 def test_no_file_is_too_large_to_clone(project: set[str]) -> None:

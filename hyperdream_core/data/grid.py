@@ -46,6 +46,9 @@ class _Text:
     """A label wrapped to a width (px), which knows its size before it is drawn."""
 
     def __init__(self, text: str, font: Font, colour: tuple[int, int, int], width: float) -> None:
+        if isinstance(font, ImageFont.ImageFont):
+            # The bitmap font has no other letters and raises on them.
+            text = text.encode("latin-1", "replace").decode("latin-1")
         self.lines, self.font, self.colour = _wrap(text, font, width), font, colour
         # Measured on letters with ascenders and descenders, so that every line is as high as any other.
         self.line_height = round(1.25 * font.getbbox("Agjpqy")[3])

@@ -65,13 +65,13 @@ def test_long_labels_are_wrapped_at_spaces_and_inside_words_where_there_is_none(
 
 
 def test_an_old_pillow_without_a_scalable_font_still_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    bitmap = ImageFont.load_default_imagefont()
+    bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
 
     def load_default() -> object:
         return bitmap
 
     monkeypatch.setattr(ImageFont, "load_default", load_default)
-    sheet = np.asarray(labelled_grid([[RED]], ["column"], ["row"], cell=64))
+    sheet = np.asarray(labelled_grid([[RED]], ["column"], ["行 row"], cell=64))
     assert count(sheet, (255, 0, 0)) > 64 * 64 * 0.99
 
 
