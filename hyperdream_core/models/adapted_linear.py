@@ -73,10 +73,8 @@ def merge_(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float = 1
             parameter.copy_(value)
 
 
-def _merged_weights(
-    module: nn.Module, pairs: Mapping[str, LoraPair], strength: float
-) -> list[tuple[nn.Parameter, Tensor]]:
-    weights = []
+def _merged_weights(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float) -> list[tuple[Tensor, Tensor]]:
+    weights: list[tuple[Tensor, Tensor]] = []
     for name, pair in pairs.items():
         layer = _find_layer(module, name, pair)
         if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
@@ -180,7 +178,7 @@ def _adapted_forward(
 
 
 def _folded(layer: nn.Module, pair: LoraPair, strength: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The factors on the layer's device and in its dtype, strength in `up`; `up` is (b, o, r) if anything is per sample."""
+    """The factors in the layer's device and dtype, strength in `up`, which is (b, o, r) if anything is per sample."""
     down, up = pair.down, pair.up
     if isinstance(strength, Tensor):
         up = up * strength.to(up)[..., None, None] if strength.dim() else up * strength.to(up)

@@ -254,6 +254,7 @@ def test_a_diffusers_unet_merged_and_live_agree() -> None:
     with live(unet, pairs):
         run_live = unet(*inputs).sample
     with merged(unet, pairs):
-        torch.testing.assert_close(unet(*inputs).sample, run_live, rtol=1e-4, atol=1e-5)  # two rounding orders, 20 layers
+        # Two orders of rounding through twenty layers.
+        torch.testing.assert_close(unet(*inputs).sample, run_live, rtol=1e-4, atol=1e-5)
     assert (run_live - before).abs().max() > 0.01
     assert torch.equal(unet(*inputs).sample, before)
