@@ -13,7 +13,9 @@ from ..ops.lowrank import LoraPair
 
 
 @contextmanager
-def live(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0) -> Iterator[None]:
+def live(
+    module: nn.Module, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
+) -> Iterator[None]:
     """Add strength * up(down(x)) to the output of the named linear layers while the context is open.
 
     Contexts may be nested on the same layers: their changes add up. Gradients flow into the pairs and the strength.
@@ -25,6 +27,7 @@ def live(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float | Ten
         pairs: layer name within `module` -> down (r, i), up (o, r), or per sample down (b, r, i), up (b, o, r). The
             input of a layer with per-sample pairs has b as its leading axis. Empty: the module as it is.
         strength: one number, or one per sample (b,). The float 0.0 and a sample's 0 give the base's output bit for bit.
+        samples_each: with per-sample pairs or strengths, how many consecutive samples of a call share one of them.
 
     Raises:
         BaseMismatchError: a layer is missing, or its sizes are not the pair's.
@@ -37,7 +40,7 @@ def live(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float | Ten
         layers = {}
     with ExitStack() as stack:
         for name, layer in layers.items():
-            stack.callback(_install(layer, _adapted_forward(name, layer, pairs[name], strength)))
+            stack.callback(_install(layer, _adapted_forward(name, layer, pairs[name], strength, samples_each)))
         yield
 
 
@@ -150,7 +153,7 @@ def _install(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[[], N
 
 
 def _adapted_forward(
-    name: str, layer: nn.Module, pair: LoraPair, strength: float | Tensor
+    name: str, layer: nn.Module, pair: LoraPair, strength: float | Tensor, samples_each: int
 ) -> Callable[[Tensor], Tensor]:
     base_forward: Callable[[Tensor], Tensor] = layer.forward
     down, up = _folded(layer, pair, strength)
@@ -163,15 +166,15 @@ def _adapted_forward(
         return torch.addmm(base.reshape(-1, out_features), hidden, up.to(x.dtype).T).reshape(base.shape)
 
     def per_sample(x: Tensor) -> Tensor:
-        if x.shape[0] != up.shape[0] or x.dim() < 2:
+        if x.shape[0] != up.shape[0] * samples_each or x.dim() < 2:
             raise ConfigError(
-                f"layer {name!r} was called with a batch of {tuple(x.shape)}, but its adapters are for {up.shape[0]} "
-                "samples. Give one adapter (or strength) for each sample of the batch."
+                f"layer {name!r} was called with a batch of {tuple(x.shape)}, but its adapters are for "
+                f"{up.shape[0] * samples_each} samples. Give one adapter (or strength) for each sample of the batch."
             )
         base = base_forward(x)
-        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+        tokens = x.reshape(up.shape[0], -1, x.shape[-1])
         hidden = torch.matmul(tokens, down.to(x.dtype).mT)
-        change = torch.baddbmm(base.reshape(x.shape[0], -1, out_features), hidden, up.to(x.dtype).mT)
+        change = torch.baddbmm(base.reshape(up.shape[0], -1, out_features), hidden, up.to(x.dtype).mT)
         return change.reshape(base.shape)
 
     return shared if up.dim() == 2 else per_sample

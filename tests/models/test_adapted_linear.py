@@ -258,3 +258,14 @@ def test_a_diffusers_unet_merged_and_live_agree() -> None:
         torch.testing.assert_close(unet(*inputs).sample, run_live, rtol=1e-4, atol=1e-5)
     assert (run_live - before).abs().max() > 0.01
     assert torch.equal(unet(*inputs).sample, before)
+
+
+def test_consecutive_samples_can_share_an_adapter(base: TwoLayers) -> None:
+    x, pairs = draw(6, 4, 5), draw_pairs(samples=(2,))
+    each = {n: LoraPair(p.down.repeat_interleave(3, 0), p.up.repeat_interleave(3, 0)) for n, p in pairs.items()}
+    with live(base, each):
+        expected = base(x)
+    with live(base, pairs, samples_each=3):
+        torch.testing.assert_close(base(x), expected)
+    with live(base, pairs, samples_each=2), pytest.raises(ConfigError, match="for 4 samples"):
+        base(x)

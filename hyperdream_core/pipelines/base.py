@@ -1,0 +1,104 @@
+"""What the pipelines ask of a base model, whichever host it lives in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..bases import BaseFamily
+from ..ops.lowrank import LoraPair
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """Encoded prompts."""
+
+    tokens: Tensor
+    """(b, n, d), the text encoders' hidden states"""
+    pooled: Tensor | None = None
+    """(b, d), for bases that also take the whole prompt as one vector (SDXL)"""
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, rows: Tensor | slice | list[int]) -> Conditioning:
+        return Conditioning(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+
+    def repeat_each(self, count: int) -> Conditioning:
+        """Every row `count` times in a row: (b * count, ...)."""
+        pooled = None if self.pooled is None else self.pooled.repeat_interleave(count, 0)
+        return Conditioning(self.tokens.repeat_interleave(count, 0), pooled)
+
+
+class Base(Protocol):
+    """A frozen text-to-image model with linear layers that can be adapted."""
+
+    @property
+    def family(self) -> BaseFamily: ...
+    @property
+    def prediction_type(self) -> str:
+        """`epsilon`, `v_prediction` or `sample`."""
+        ...
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """(timesteps,) float32 on the CPU, of the noise schedule."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet's weights."""
+        ...
+
+    def modules(self) -> Sequence[nn.Module]:
+        """All networks, for whoever must leave them as they were."""
+        ...
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts as (b, n, d); gradients flow if adapters of the text encoders need any."""
+        ...
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Scaled latents (b, c, h, w) float32 of pictures (b, 3, h, w) in 0..1, without randomness."""
+        ...
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pictures (b, 3, h, w) float32 in 0..1 of scaled latents."""
+        ...
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output (b, c, h, w) in float32 for noisy latents at timesteps (b,)."""
+        ...
+
+    def adapted(
+        self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
+    ) -> AbstractContextManager[None]:
+        """Run with live adapters, by canonical layer name; see `models.adapted_linear.live`."""
+        ...
+
+
+@contextmanager
+def frozen(base: Base) -> Iterator[None]:
+    """Evaluation mode and no gradients for the base's own weights; both as they were afterwards."""
+    modules = [module for network in base.modules() for module in network.modules()]
+    parameters = [parameter for network in base.modules() for parameter in network.parameters()]
+    was_training = [module.training for module in modules]
+    required = [parameter.requires_grad for parameter in parameters]
+    try:
+        for module in modules:
+            module.training = False
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, flag in zip(modules, was_training, strict=True):
+            module.training = flag
+        for parameter, flag in zip(parameters, required, strict=True):
+            parameter.requires_grad_(flag)
