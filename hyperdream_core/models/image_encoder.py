@@ -109,7 +109,7 @@ class VitImageEncoder(nn.Module):
 
     Args:
         model_type: as `transformers` calls it, e.g. "clip_vision_model", "dinov2", "vit".
-        model: the entries of that model's configuration, e.g. hidden_size; what is left out is the type's default.
+        model: sizes from that model's configuration, e.g. hidden_size: numbers, and hidden_act; the rest is default.
         mean, std: per channel, of the pictures the model was trained on; the type's own by default.
     """
 
@@ -125,14 +125,12 @@ class VitImageEncoder(nn.Module):
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
             raise MissingDependencyError("transformers", "pip install transformers") from error
-        try:
-            config = AutoConfig.for_model(model_type, **(model or {}))
-            self.model = AutoModel.from_config(config)
-        except ValueError as error:
-            raise ConfigError(
-                f"image encoder {model_type!r} cannot be built ({error}); name a vision model of transformers, "
-                "such as 'clip_vision_model' or 'dinov2'"
-            ) from error
+        for name, value in (model or {}).items():
+            # Files carry these settings. Some others make transformers fetch and run code (auto_map, attention kernels).
+            if not isinstance(value, (int, float)) and name != "hidden_act":
+                raise ConfigError(f"setting {name!r} of a vision transformer must be a number, got {value!r}")
+        config = AutoConfig.for_model(model_type, **(model or {}))
+        self.model = AutoModel.from_config(config, trust_remote_code=False)
         self.width, self.image_size = int(config.hidden_size), int(config.image_size)
         usual_mean, usual_std = IMAGE_MEAN_STD.get(model_type, IMAGE_MEAN_STD["default"])
         self.mean, self.std = tuple(mean or usual_mean), tuple(std or usual_std)
@@ -159,7 +157,7 @@ def build_image_encoder(config: Mapping[str, Any]) -> ConvImageEncoder | VitImag
     """The encoder that a mapping {"kind": "conv" | "vit", ...its arguments} describes, untrained.
 
     Raises:
-        ConfigError: an unknown kind or argument.
+        ConfigError: an unknown kind or argument, or values that make no encoder.
     """
     arguments = {name: value for name, value in config.items() if name != "kind"}
     kind = config.get("kind")
@@ -168,7 +166,10 @@ def build_image_encoder(config: Mapping[str, Any]) -> ConvImageEncoder | VitImag
     known = inspect.signature(IMAGE_ENCODERS[kind]).parameters
     if unknown := sorted(set(arguments) - set(known)):
         raise ConfigError(f"image encoder {kind!r} has no setting {unknown[0]!r}; known: {', '.join(known)}")
-    return IMAGE_ENCODERS[kind](**arguments)
+    try:
+        return IMAGE_ENCODERS[kind](**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's and transformers' words for sizes that do not fit
+        raise ConfigError(f"no image encoder {kind!r} can be built of {arguments} ({error}); correct these") from error
 
 
 def combine(features: ImageFeatures, weights: Tensor | None = None) -> ImageFeatures:

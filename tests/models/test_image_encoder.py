@@ -98,10 +98,19 @@ def test_an_unknown_encoder_or_setting_is_refused() -> None:
         build_image_encoder({"kind": "resnet"})
     with pytest.raises(ConfigError, match="'conv' has no setting 'depth'"):
         build_image_encoder({"kind": "conv", "depth": 3})
-    with pytest.raises(ConfigError, match="'no_such_model' cannot be built"):
+    with pytest.raises(ConfigError, match="no image encoder 'vit' can be built of .*no_such_model"):
         build_image_encoder({"kind": "vit", "model_type": "no_such_model"})
+    with pytest.raises(ConfigError, match="no image encoder 'conv' can be built of .*-8"):
+        build_image_encoder({"kind": "conv", "channels": [8, 8, 8, -8]})
     with pytest.raises(ConfigError, match="multiples of 16 px"):
         build_image_encoder({"kind": "conv", "image_size": 40})
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "auto_map", "quantization_config"])
+def test_settings_that_could_fetch_code_are_refused(name: str) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(ConfigError, match=f"setting '{name}' of a vision transformer must be a number"):
+        VitImageEncoder("dinov2", {**TINY_VITS["dinov2"], name: "someone/kernels"})
 
 
 def test_combining_is_the_weighted_mean() -> None:
