@@ -126,7 +126,7 @@ class VitImageEncoder(nn.Module):
         except ImportError as error:
             raise MissingDependencyError("transformers", "pip install transformers") from error
         for name, value in (model or {}).items():
-            # Files carry these settings. Some others make transformers fetch and run code (auto_map, attention kernels).
+            # Files carry these settings, and some others make transformers fetch and run code: auto_map, kernels.
             if not isinstance(value, (int, float)) and name != "hidden_act":
                 raise ConfigError(f"setting {name!r} of a vision transformer must be a number, got {value!r}")
         config = AutoConfig.for_model(model_type, **(model or {}))
