@@ -156,6 +156,20 @@ def expand_layer(
     return LoraPair(shared.down * down_signs, shared.up * up_signs[:, None])
 
 
+def stacked_basis(
+    family: str, layers: Sequence[str], side: str, size: int, columns: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """The bases of many layers of one size, on the CPU, in the parts they are made of.
+
+    Returns:
+        shared (columns, size) and signs (n, size): layer k's basis has the orthonormal rows shared * signs[k], which are
+        `auxiliary_basis(...).down` for side `down` and `auxiliary_basis(...).up`, transposed, for side `up`.
+    """
+    shared = _shared_columns(family, side, size, columns, dtype).mT
+    signs = np.stack([_layer_signs(family, layer, side, size) for layer in layers])
+    return shared.contiguous(), torch.from_numpy(signs).to(dtype)
+
+
 def fresh_coefficients(p: int, a: int, rank: int, generator: torch.Generator) -> LidbCoefficients:
     """Coefficients whose delta is zero and whose gradient is not: down (r, p) normal of norm about 1, up (a, r) zero.
 

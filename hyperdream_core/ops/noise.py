@@ -92,7 +92,7 @@ def predicted_noise(output: Tensor, x_t: Tensor, alpha_bar: Tensor, prediction_t
 
 
 def to_timestep(t: Tensor, count: int = 1000) -> Tensor:
-    """The timestep, int64 in 0..count-1, that owns the noise level: those in [k / count, (k + 1) / count) belong to k."""
+    """The timestep, int64 in 0..count-1, that owns the noise level: k owns [k / count, (k + 1) / count)."""
     return (t.double() * count).floor().long().clamp(0, count - 1)
 
 
