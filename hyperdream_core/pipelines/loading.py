@@ -158,8 +158,8 @@ def load_base(
     """The base model at a path, without any network access.
 
     Args:
-        path: `miniature`, a folder in the diffusers layout, or a single-file checkpoint (.safetensors) of SD 1.x, SD 2.x,
-            SDXL or the miniature.
+        path: `miniature`, a folder in the diffusers layout, or a single-file checkpoint (.safetensors) of SD 1.x,
+            SD 2.x, SDXL or the miniature.
         device: where to put it.
         dtype: of UNet and text encoders; the VAE stays in float32 where fp16 would overflow it.
 
@@ -277,8 +277,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if old is not None:
         raise FileFormatError(
             old,
-            f"is the only kind of weights in {folder}, but only .safetensors is read, because old formats can run code; "
-            "get the safetensors form of this model",
+            f"is the only kind of weights in {folder}, but only .safetensors is read, because old formats can run "
+            "code; get the safetensors form of this model",
         )
     raise FileFormatError(
         folder, f"has no weights (.safetensors) in {folder}, but a base needs them; download the folder again"

@@ -1,0 +1,114 @@
+"""What finetuning trains on: latents of the references and of slightly moved copies, and prompts, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ..errors import ReferenceImageError
+from .base import Base, Conditioning
+
+_HOLDOUT_LEVELS = (0.95, 0.85, 0.7, 0.5)
+"""Noise levels at which a held-out crop is judged; identity is decided at the high ones (FEASIBILITY.md, section 5)."""
+_HOLDOUT_ZOOM = 0.12
+"""The held-out crop leaves out this share of the picture's side, more than the copies' jitter usually does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The samples of one step."""
+
+    latents: Tensor
+    """(rows, b, c, h, w), clean"""
+    noise: Tensor
+    """(b, c, h, w), the same for all rows, so that a subject's result does not depend on its company"""
+    t: Tensor
+    """(b,) noise levels, likewise"""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Everything encoded that a run over some subjects (rows) trains on."""
+
+    latents: Sequence[Tensor]
+    """per row (k, c, h, w)"""
+    prompts: Sequence[str]
+    """per row"""
+    conditioning: Conditioning
+    """(rows, ...), of the prompts, without adapters"""
+    holdout: Draw
+    """a crop that is not trained on, at fixed noise"""
+    seed: int
+
+    def draw(self, step: int, samples: int, noise_power: float) -> Draw:
+        """The samples of a step; they depend on seed and step alone, so that a resumed run goes on as it would have."""
+        generator = _generator(self.seed, step)
+        # One level from each part of the distribution: a step of few samples still sees all of it.
+        t = ((torch.arange(samples) + torch.rand(samples, generator=generator)) / samples) ** (1 / noise_power)
+        choice = torch.rand(samples, generator=generator)
+        noise = torch.randn(samples, *self.latents[0].shape[1:], generator=generator)
+        # Every row takes the same share of its way through its own copies.
+        picked = [pool[(choice * len(pool)).long().to(pool.device)] for pool in self.latents]
+        return Draw(torch.stack(picked), noise, t)
+
+
+@torch.no_grad()
+def encode_material(
+    base: Base, references: Sequence[Tensor], prompts: Sequence[str], crops: int, jitter: float, seed: int
+) -> Material:
+    """Encode pictures, copies and prompts.
+
+    Args:
+        references: per subject (n, 3, h, w) in 0..1, all of one size.
+        prompts: one per subject.
+        crops: copies of each picture.
+        jitter: largest shift and zoom of the copies, as a share of the side.
+
+    Raises:
+        ReferenceImageError: a subject without pictures, or pictures of different sizes.
+    """
+    sizes = {tuple(pictures.shape[1:]) for pictures in references}
+    if len(sizes) != 1 or any(len(pictures) == 0 for pictures in references):
+        raise ReferenceImageError(
+            f"the subjects have {[tuple(pictures.shape) for pictures in references]} as pictures, expected "
+            "(n, 3, h, w) with n of 1 or more and one size for all; crop them to the base's size"
+        )
+    generator = _generator(seed, -1)
+    # Drawn once for all subjects, by the largest number of pictures.
+    draws = torch.rand(max(len(pictures) for pictures in references), crops, 3, generator=generator) * 2 - 1
+    pools = []
+    for pictures in references:
+        pictures = pictures.float()
+        moves = rearrange(draws[: len(pictures)] * jitter, "n k m -> (n k) m")
+        copies = _moved(pictures.repeat_interleave(crops, 0), moves) if crops else pictures[:0]
+        pools.append(base.encode_image(torch.cat([pictures, copies])))
+    first = torch.cat([pictures[:1].float() for pictures in references])
+    held_out = base.encode_image(_moved(first, torch.tensor([[0.0, 0.0, -_HOLDOUT_ZOOM]]).expand(len(first), 3)))
+    t = torch.tensor(_HOLDOUT_LEVELS)
+    noise = torch.randn(len(t), *held_out.shape[1:], generator=generator)
+    holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t)
+    return Material(pools, list(prompts), base.encode_prompt(prompts), holdout, seed)
+
+
+def _moved(pictures: Tensor, moves: Tensor) -> Tensor:
+    """Pictures (b, 3, h, w) shifted and zoomed, the border filled by reflection.
+
+    Args:
+        moves: (b, 3): shift right and down as shares of the side, and by how much more (or less) of it is shown.
+    """
+    theta = torch.zeros(len(pictures), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 + moves[:, 2]
+    theta[:, :, 2] = 2 * moves[:, :2]
+    grid = F.affine_grid(theta.to(pictures), list(pictures.shape), align_corners=False)
+    moved = F.grid_sample(pictures, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return moved.clamp(0, 1)
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    """Of one step; -1 for what is drawn once."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + 1)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from hyperdream_core.bases import get_base
+from hyperdream_core.formats.adapter_file import Identity
+from hyperdream_core.miniature.base import SCHEDULE, new_unet
+from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes, fresh_coefficients
+from hyperdream_core.pipelines.loading import DiffusersBase, alphas_cumprod_of
+
+TOKENIZER = Path(__file__).parents[2] / "weights" / "miniature" / "base" / "tokenizer"
+
+
+def small_autoencoder() -> AutoencoderKL:
+    """Of the miniature's shape, and an eighth of its width."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.18215,
+    )
+
+
+def small_text_encoder() -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    )
+
+
+def random_base(seed: int = 0) -> DiffusersBase:
+    """The miniature's UNet with random weights, so that its layers are those of the family."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet, vae, text_encoder = new_unet(), small_autoencoder(), small_text_encoder()
+    for module in (unet, vae, text_encoder):
+        module.requires_grad_(False).train(False)
+    return DiffusersBase(
+        family=get_base("miniature"),
+        unet=unet,
+        vae=vae,
+        text_encoders=(text_encoder,),
+        tokenizers=(CLIPTokenizer.from_pretrained(TOKENIZER),),
+        scheduler_config=SCHEDULE,
+        alphas_cumprod=alphas_cumprod_of(SCHEDULE),
+    )
+
+
+@pytest.fixture(scope="session")
+def base() -> DiffusersBase:
+    return random_base()
+
+
+@pytest.fixture
+def references() -> torch.Tensor:
+    """Two pictures (2, 3, 32, 32) of nobody."""
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+
+
+def make_identity(family: str, target_set: str = "attention", rank: int = 1, scale: float = 0.0) -> Identity:
+    """A random identity; at scale 0 it changes nothing."""
+    generator = torch.Generator().manual_seed(3)
+    coefficients = {}
+    for layer in get_base(family).layers(target_set):
+        p, a = basis_sizes(layer.in_features, layer.out_features)
+        fresh = fresh_coefficients(p, a, rank, generator)
+        up = scale * torch.randn(a, rank, generator=generator)
+        coefficients[layer.name] = LidbCoefficients(fresh.down, up)
+    return Identity(family=family, target_set=target_set, rank=rank, coefficients=coefficients)
+
+
+@pytest.fixture
+def fresh_identity() -> Callable[..., Identity]:
+    return make_identity
