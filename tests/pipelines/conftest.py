@@ -55,6 +55,11 @@ def random_base(seed: int = 0) -> DiffusersBase:
 
 
 @pytest.fixture(scope="session")
+def make_base() -> Callable[[int], DiffusersBase]:
+    return random_base
+
+
+@pytest.fixture(scope="session")
 def base() -> DiffusersBase:
     return random_base()
 
