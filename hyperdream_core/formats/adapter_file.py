@@ -10,7 +10,6 @@ A file holds coefficients only; the bases are drawn again from the recipe that i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..ops import lidb
 from ..ops.lidb import LidbCoefficients
 from ..ops.lowrank import LoraPair
 from .container import read_container, read_tensors, write_container
+from .facts import Facts
 
 KIND = "hyperdream-identity"
 NEWEST_VERSION = 1
@@ -74,12 +74,7 @@ class Identity:
 
     def expand(self, dtype: torch.dtype = torch.float32) -> dict[str, LoraPair]:
         """The LoRA pair of every layer, down (r, i) and up (o, r), on the CPU in `dtype`: the same weight change."""
-        return {
-            layer.name: lidb.expand_layer(
-                self.coefficients[layer.name], self.family, layer, self.down_dim, self.up_dim, dtype
-            )
-            for layer in self.layers
-        }
+        return lidb.expand_layers(self.coefficients, self.family, self.layers, self.down_dim, self.up_dim, dtype)
 
     def scaled(self, strength: float) -> Identity:
         """The identity whose weight change is `strength` times as large."""
@@ -163,7 +158,7 @@ def read_identity(path: Path | str, family: str | None = None) -> Identity:
     """
     path = Path(path)
     metadata, tensors = read_container(path, KIND, NEWEST_VERSION)
-    facts = _Facts(path, metadata)
+    facts = Facts(path, metadata)
     made_for = facts.one_of("family", BASES)
     if family is not None and made_for != family:
         raise BaseMismatchError(
@@ -269,50 +264,3 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[st
                 f"{name!r} has shape {tuple(tensors[name].shape)}, but its metadata needs {shapes[name]}. Get the file "
                 "again.",
             )
-
-
-class _Facts:
-    """Metadata of a file, checked entry by entry."""
-
-    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
-        self.path = path
-        self.metadata = metadata
-
-    def text(self, key: str) -> str:
-        if key not in self.metadata:
-            raise FileFormatError(self.path, f"lacks {key!r} in its metadata, which every identity has. Get it again.")
-        return self.metadata[key]
-
-    def one_of(self, key: str, known: Iterable[str]) -> str:
-        value = self.text(key)
-        if value not in known:
-            raise FileFormatError(
-                self.path, f"has {key} {value!r}, but {', '.join(known)} are known here. Update HyperDream."
-            )
-        return value
-
-    def whole_number(self, key: str) -> int:
-        value = self.text(key)
-        if not re.fullmatch("[1-9][0-9]{0,4}", value):
-            raise FileFormatError(
-                self.path, f"has {key} {value!r}, but a whole number of 1 or more is expected. Get the file again."
-            )
-        return int(value)
-
-    def check_digest(self, key: str, expected: str, thing: str) -> None:
-        found = self.text(key)
-        if found != expected:
-            raise BaseMismatchError(
-                f"{self.path.name}: was made with another {thing} (digest {found[:12]}) than this release draws "
-                f"({expected[:12]}), so its numbers would mean noise. Use the HyperDream release that made it, and "
-                "export a LoRA there."
-            )
-
-    def facts(self, key: str) -> dict[str, str]:
-        try:
-            value = json.loads(self.text(key))
-        except (ValueError, RecursionError) as error:
-            raise FileFormatError(self.path, f"has {key} that is not valid JSON. Get the file again.") from error
-        if not isinstance(value, dict):
-            raise FileFormatError(self.path, f"has {key} that is not a JSON object. Get the file again.")
-        return {name: str(item) for name, item in value.items()}

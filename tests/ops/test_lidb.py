@@ -111,12 +111,16 @@ def test_expanding_half_precision_coefficients_multiplies_in_the_wider_one() -> 
     assert torch.equal(pair.up, (basis.up @ half.up.float()).half())
 
 
-def test_expanding_a_named_layer_equals_expanding_on_its_basis() -> None:
-    coefficients = draw_coefficients()
-    pair = lidb.expand_layer(coefficients, "test", Linear("a.b", 11, 13), 5, 7, torch.float64)
-    expected = lidb.expand(coefficients, odd_basis())
-    torch.testing.assert_close(pair.down, expected.down)
-    torch.testing.assert_close(pair.up, expected.up)
+def test_expanding_many_layers_equals_expanding_each_on_its_basis() -> None:
+    layers = [Linear("a", 11, 13), Linear("b", 11, 7), Linear("c", 5, 13), Linear("d", 11, 13)]
+    parts = {layer.name: draw_coefficients(seed=seed) for seed, layer in enumerate(layers)}
+    pairs = lidb.expand_layers(parts, "test", layers, 5, 7, torch.float64)
+    assert list(pairs) == ["a", "b", "c", "d"]
+    for layer in layers:
+        basis = lidb.auxiliary_basis("test", layer.name, layer.in_features, layer.out_features, 5, 7, torch.float64)
+        expected = lidb.expand(parts[layer.name], basis)
+        torch.testing.assert_close(pairs[layer.name].down, expected.down)
+        torch.testing.assert_close(pairs[layer.name].up, expected.up)
 
 
 def test_fresh_coefficients_change_nothing_but_learn() -> None:
