@@ -20,7 +20,9 @@ class Facts:
     def text(self, key: str) -> str:
         """The entry, which must be there."""
         if key not in self.metadata:
-            raise FileFormatError(self.path, f"lacks {key!r} in its metadata, which every file of its kind has. Get it again.")
+            raise FileFormatError(
+                self.path, f"lacks {key!r} in its metadata, which every file of its kind has. Get it again."
+            )
         return self.metadata[key]
 
     def one_of(self, key: str, known: Iterable[str]) -> str:

@@ -172,8 +172,8 @@ def stacked_basis(
     """The bases of many layers of one size, on the CPU, in the parts they are made of.
 
     Returns:
-        shared (columns, size) and signs (n, size): layer k's basis has the orthonormal rows shared * signs[k], which are
-        `auxiliary_basis(...).down` for side `down` and `auxiliary_basis(...).up`, transposed, for side `up`.
+        shared (columns, size) and signs (n, size): layer k's basis has the orthonormal rows shared * signs[k], which
+        are `auxiliary_basis(...).down` for side `down` and `auxiliary_basis(...).up`, transposed, for side `up`.
     """
     shared = _shared_columns(family, side, size, columns, dtype).mT
     signs = np.stack([_layer_signs(family, layer, side, size) for layer in layers])
@@ -235,9 +235,9 @@ def _expand_side(
     results: dict[str, Tensor] = {}
     for (size, columns), names in groups.items():
         stacked = torch.stack([rows[name] for name in names]).to("cpu", dtype)
-        shared = torch.einsum("nrc,sc->nrs", stacked, _shared_columns(family, side, size, columns, dtype))
-        signs = torch.from_numpy(np.stack([_layer_signs(family, name, side, size) for name in names]))
-        results.update(zip(names, shared * signs[:, None], strict=True))
+        shared, signs = stacked_basis(family, names, side, size, columns, dtype)
+        expanded = torch.einsum("nrc,cs->nrs", stacked, shared) * signs[:, None]
+        results.update(zip(names, expanded, strict=True))
     return results
 
 

@@ -123,6 +123,15 @@ def test_expanding_many_layers_equals_expanding_each_on_its_basis() -> None:
         torch.testing.assert_close(pairs[layer.name].up, expected.up)
 
 
+def test_a_stacked_basis_is_the_layers_bases_in_parts() -> None:
+    for side in ("down", "up"):
+        size, columns = (11, 5) if side == "down" else (13, 7)
+        shared, signs = lidb.stacked_basis("test", ["a", "b"], side, size, columns, torch.float64)
+        for layer, layer_signs in zip(["a", "b"], signs, strict=True):
+            basis = odd_basis(layer)
+            assert torch.equal(shared * layer_signs, basis.down if side == "down" else basis.up.T)
+
+
 def test_fresh_coefficients_change_nothing_but_learn() -> None:
     fresh = lidb.fresh_coefficients(5, 7, 3, torch.Generator().manual_seed(0))
     fresh = LidbCoefficients(fresh.down, fresh.up.requires_grad_())
