@@ -34,6 +34,14 @@ class Conditioning:
         pooled = None if self.pooled is None else self.pooled.repeat_interleave(count, 0)
         return Conditioning(self.tokens.repeat_interleave(count, 0), pooled)
 
+    @staticmethod
+    def interleave(first: Conditioning, second: Conditioning) -> Conditioning:
+        """Rows of both in turn: (2 * b, ...)."""
+        tokens = torch.stack([first.tokens, second.tokens], dim=1).flatten(0, 1)
+        if first.pooled is None or second.pooled is None:
+            return Conditioning(tokens)
+        return Conditioning(tokens, torch.stack([first.pooled, second.pooled], dim=1).flatten(0, 1))
+
 
 class Base(Protocol):
     """A frozen text-to-image model with linear layers that can be adapted."""
