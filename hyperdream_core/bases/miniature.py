@@ -12,6 +12,8 @@ MINIATURE = BaseFamily(
         TextEncoderShape(name="text_encoder", width=64, layers=2, ldm_prefix="cond_stage_model.transformer"),
     ),
     picture_size=128,
+    latent_channels=8,
+    scaling_factor=2.0,
     prediction_types=("v_prediction", "epsilon"),
     # Hosts know it as what it is shaped like: a small SD 1.x.
     ss_base_model_version="sd_v1",

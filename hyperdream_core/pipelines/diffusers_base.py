@@ -77,7 +77,7 @@ class DiffusersBase:
             )
         images = (images * 2 - 1).to(self.vae.device, self.vae.dtype)
         parts = images.split(_at_once(images.shape[-1] * images.shape[-2]))
-        means = [self.vae.encode(part).latent_dist.mean.float() for part in parts]
+        means = [_code(self.vae.encode(part)).float() for part in parts]
         return (torch.cat(means) * self.vae.config.scaling_factor).to(self.device)
 
     @torch.no_grad()
@@ -147,3 +147,10 @@ class DiffusersBase:
 
 def _at_once(pixels: int) -> int:
     return max(1, math.floor(_PIXELS_AT_ONCE / pixels))
+
+
+def _code(encoded: Any) -> Tensor:
+    """The latents of a KL autoencoder, the posterior's mean, or of one without a posterior."""
+    posterior = getattr(encoded, "latent_dist", None)
+    code: Tensor = encoded.latents if posterior is None else posterior.mean
+    return code

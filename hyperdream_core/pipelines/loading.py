@@ -135,7 +135,7 @@ def fill_model(path: Path, kind: Any, config: Any, tensors: dict[str, Tensor]) -
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTokenizer
 
     shapes: dict[str, tuple[int, ...]] = {}
@@ -149,13 +149,15 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
     variants = {name: _variant(_weight_files(folder / name)) for name in ("unet", "vae")}
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     try:
+        vae_config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+        vae_class = AutoencoderTiny if vae_config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
         return DiffusersBase(
             family=family,
             unet=UNet2DConditionModel.from_pretrained(
                 folder / "unet", variant=variants["unet"], torch_dtype=dtype, **options
             ),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", variant=variants["vae"], torch_dtype=dtype, **options),
+            vae=vae_class.from_pretrained(folder / "vae", variant=variants["vae"], torch_dtype=dtype, **options),
             text_encoders=tuple(_load_text_encoder(folder / name, dtype) for name in names),
             tokenizers=tuple(
                 CLIPTokenizer.from_pretrained(folder / name.replace("text_encoder", "tokenizer"), local_files_only=True)

@@ -1,0 +1,111 @@
+"""The two judges of the miniature: who is in a picture, and what the picture shows.
+
+Neither is ever trained with, distilled into, or shown to a predictor: they are taught on people of their own
+(`corpus.SEEDS["judges"]`), so their word on a personalised picture is independent.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .captions import ATTRIBUTES, Context
+
+
+class Trunk(nn.Module):
+    """A small residual network from pictures (b, 3, h, w) in 0..1 to features (b, width)."""
+
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 160)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)
+        stages = []
+        for before, after in zip(widths, (*widths[1:], widths[-1]), strict=True):
+            stages.append(_Block(before))
+            stages.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.GroupNorm(8, widths[-1])
+        self.width = widths[-1] * 16
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        maps = self.norm(self.stages(self.stem(pictures * 2.0 - 1.0)))
+        return F.adaptive_avg_pool2d(F.silu(maps), 4).flatten(1)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.second(F.silu(self.first(F.silu(self.norm(maps)))))
+
+
+class IdentityJudge(nn.Module):
+    """Embeds a face so that pictures of one person agree: `identity_embedding` (b, 128), unit length."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        self.head = nn.Linear(self.trunk.width, width)
+        self.log_scale = nn.Parameter(torch.tensor(2.3))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Identity embeddings (b, 128) of pictures (b, 3, h, w) in 0..1."""
+        return F.normalize(self.head(self.trunk(pictures)), dim=-1)
+
+
+class IdentityObjective(nn.Module):
+    """Tell people apart: of all pictures in the batch, which shows the same person in another context?"""
+
+    def __init__(self, judge: IdentityJudge) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, pairs: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss of pairs (b, 2, 3, h, w) of pictures, row by row of one person."""
+        first, second = self.judge(pairs.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        scores = first @ second.T * self.judge.log_scale.clamp(max=4.0).exp()
+        same = torch.arange(len(scores))
+        return (F.cross_entropy(scores, same) + F.cross_entropy(scores.T, same)) / 2.0
+
+
+class AttributeJudge(nn.Module):
+    """Reads expression, accessory, background and style off a picture, as scores per attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk((16, 32, 64, 96))
+        self.heads = nn.ModuleDict({name: nn.Linear(self.trunk.width, len(v)) for name, v in ATTRIBUTES.items()})
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Scores (b, values) per attribute of pictures (b, 3, h, w) in 0..1."""
+        features = self.trunk(pictures)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    def read(self, pictures: Tensor) -> Context:
+        """The likeliest context of each picture."""
+        return Context(**{name: scores.argmax(-1) for name, scores in self(pictures).items()})
+
+
+class AttributeObjective(nn.Module):
+    """Cross entropy over the four attributes."""
+
+    def __init__(self, judge: AttributeJudge) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, batch: tuple[Tensor, Context], generator: torch.Generator) -> Tensor:
+        """Loss of pictures (b, 3, h, w) and their contexts (b,)."""
+        pictures, context = batch
+        losses = [F.cross_entropy(scores, getattr(context, name)) for name, scores in self.judge(pictures).items()]
+        return torch.stack(losses).sum()
+
+
+def attribute_accuracy(judge: AttributeJudge, pictures: Tensor, context: Context) -> dict[str, Tensor]:
+    """Per attribute, which pictures show what was asked: booleans (b,)."""
+    read = judge.read(pictures)
+    return {name: getattr(read, name) == getattr(context, name) for name in ATTRIBUTES}
