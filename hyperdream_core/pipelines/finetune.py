@@ -24,6 +24,7 @@ from ..formats.adapter_file import Identity
 from ..ops import noise as diffusion
 from ..ops.lidb import LidbCoefficients, basis_sizes
 from .base import Base, Conditioning, frozen
+from .combine import truncated
 from .finetune_checkpoint import FinetuneCheckpoint, job_digest
 from .finetune_material import Draw, Material, encode_material
 from .fresh_adapters import FreshAdapters
@@ -162,20 +163,6 @@ def finetune_batch(
             raise Cancelled(f"stopped after {first} of {len(references)} subjects; nothing was kept")
         identities += [result.identity for result in results]
     return identities
-
-
-def truncated(identity: Identity, rank: int) -> Identity:
-    """The identity of at most that rank whose deltas are closest to this one's.
-
-    Exact per layer, by the singular values of the small core, because the bases are orthonormal.
-    """
-    if identity.rank <= rank:
-        return identity
-    coefficients = {
-        name: LidbCoefficients(c.down[:rank].clone(), c.up[:, :rank].clone())
-        for name, c in identity.canonicalized().coefficients.items()
-    }
-    return replace(identity, rank=rank, coefficients=coefficients)
 
 
 @dataclass(eq=False)

@@ -6,6 +6,7 @@ Sizes are read from the tensors themselves and the rest from the family; diffuse
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .loading import DiffusersBase, alphas_cumprod_of, fill_model, tensor_shapes
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
+TINY_ENCODER, TINY_DECODER = f"{VAE}taesd_encoder.", f"{VAE}taesd_decoder."
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SCHEDULE = {
@@ -114,6 +116,20 @@ def vae_config(family: BaseFamily, shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def tiny_vae_config(family: BaseFamily, shapes: Shapes) -> dict[str, Any]:
+    """diffusers' configuration of the tiny autoencoder (TAESD) whose tensors have these shapes."""
+    encoder_blocks, decoder_blocks = _tiny_blocks(shapes, TINY_ENCODER), _tiny_blocks(shapes, TINY_DECODER)
+    width, latent_channels = shapes[f"{TINY_DECODER}1.weight"][:2]
+    return {
+        "encoder_block_out_channels": (width,) * len(encoder_blocks),
+        "decoder_block_out_channels": (width,) * len(decoder_blocks),
+        "num_encoder_blocks": encoder_blocks,
+        "num_decoder_blocks": decoder_blocks,
+        "latent_channels": latent_channels,
+        "scaling_factor": family.scaling_factor,
+    }
+
+
 def text_config(encoder: TextEncoderShape, shapes: Shapes) -> Any:
     """transformers' configuration of a text encoder."""
     from transformers import CLIPTextConfig
@@ -143,9 +159,20 @@ def _load_unet(path: Path, family: BaseFamily, shapes: Shapes, tensors: dict[str
 
 
 def _load_vae(path: Path, family: BaseFamily, shapes: Shapes, tensors: dict[str, Tensor]) -> nn.Module:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderTiny
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
+    if any(name.startswith(TINY_DECODER) for name in tensors):
+        # The decoder's first module, a clamp, is not among diffusers' layers.
+        parts = {"encoder": (TINY_ENCODER, 0), "decoder": (TINY_DECODER, 1)}
+        converted = {
+            f"{part}.layers.{int(index) - shift}.{rest}": tensor
+            for part, (prefix, shift) in parts.items()
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+            for index, rest in [name[len(prefix) :].split(".", 1)]
+        }
+        return fill_model(path, AutoencoderTiny, tiny_vae_config(family, shapes), converted)
     config = vae_config(family, shapes)
     return fill_model(path, AutoencoderKL, config, convert_ldm_vae_checkpoint(tensors, config))
 
@@ -203,6 +230,14 @@ def _tokenizer(encoder: TextEncoderShape) -> Any:
     folder = bundled_weights() / "miniature" / "base" / "tokenizer"
     padding = {"pad_token": "!"} if encoder.is_open_clip else {}
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **padding)
+
+
+def _tiny_blocks(shapes: Shapes, prefix: str) -> tuple[int, ...]:
+    """Residual blocks after each convolution but the last."""
+    numbers = [name[len(prefix) :].split(".") for name in shapes if name.startswith(prefix)]
+    convolutions = sorted({int(number) for number, *rest in numbers if rest == ["weight"]})
+    blocks = {int(number) for number, *rest in numbers if rest[0] == "conv"}
+    return tuple(sum(first < block < last for block in blocks) for first, last in pairwise(convolutions))
 
 
 def _count(names: Iterable[str], prefix: str) -> int:

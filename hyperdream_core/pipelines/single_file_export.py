@@ -57,8 +57,11 @@ def ldm_tensors(base: DiffusersBase) -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in base.unet.state_dict().items():
         tensors[UNET + unet_to_ldm(name, base.family.unet)] = tensor
-    levels = len(base.vae.config.block_out_channels)
+    levels = len(base.vae.config.get("block_out_channels", ()))
     for name, tensor in base.vae.state_dict().items():
+        if type(base.vae).__name__ == "AutoencoderTiny":
+            tensors[VAE + tiny_vae_to_ldm(name)] = tensor
+            continue
         is_projection = ".attentions." in name and tensor.dim() == 2
         # ldm's attention in the VAE is made of 1x1 convolutions.
         tensors[VAE + vae_to_ldm(name, levels)] = tensor[:, :, None, None] if is_projection else tensor
@@ -108,6 +111,12 @@ def vae_to_ldm(name: str, levels: int) -> str:
         module, _, end = rest.rpartition(".")
         return f"{head}mid.attn_1.{_VAE_ATTENTION[module]}.{end}"
     return name
+
+
+def tiny_vae_to_ldm(name: str) -> str:
+    """A tiny autoencoder's tensor as ComfyUI's TAESD has it, within the VAE; its decoder starts with a clamp."""
+    part, _, number, rest = name.split(".", 3)
+    return f"taesd_{part}.{int(number) + (part == 'decoder')}.{rest}"
 
 
 def _residual(rest: str) -> str:

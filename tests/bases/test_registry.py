@@ -20,7 +20,7 @@ def shapes_of(family: str, dialect: str, prefix: str) -> Shapes:
         for layer in base.layers("attention+geglu")
     }
     first = "input_blocks.0.0.weight" if dialect == "ldm" else "conv_in.weight"
-    return shapes | {prefix + first: (base.unet.channels[0], 4, 3, 3), "first_stage_model.x": (3,)}
+    return shapes | {prefix + first: (base.unet.channels[0], base.latent_channels, 3, 3), "first_stage_model.x": (3,)}
 
 
 @pytest.mark.parametrize("family", list(BASES))

@@ -25,8 +25,8 @@ def small_autoencoder() -> AutoencoderKL:
         block_out_channels=(8, 8, 8, 8),
         layers_per_block=1,
         norm_num_groups=4,
-        latent_channels=4,
-        scaling_factor=0.18215,
+        latent_channels=8,
+        scaling_factor=0.5,
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor
 from hyperdream_core.errors import BaseMismatchError, Cancelled, ConfigError, ReferenceImageError
 from hyperdream_core.formats.adapter_file import Identity
 from hyperdream_core.ops import lidb
-from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune, finetune_batch, truncated
+from hyperdream_core.pipelines.combine import truncated
+from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune, finetune_batch
 from hyperdream_core.pipelines.loading import DiffusersBase
 
 CONFIG = FinetuneConfig(steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
@@ -25,14 +27,11 @@ def flags(base: DiffusersBase) -> list[bool]:
     return [part.training for part in modules] + [p.requires_grad for part in modules for p in part.parameters()]
 
 
-def assert_same(first: Identity, second: Identity, **tolerance: float) -> None:
+def assert_same(first: Identity, second: Identity) -> None:
     assert first.coefficients.keys() == second.coefficients.keys()
     for name, one in first.coefficients.items():
         other = second.coefficients[name]
-        if tolerance:
-            torch.testing.assert_close(one.up @ one.down, other.up @ other.down, **tolerance)
-        else:
-            assert torch.equal(one.up, other.up) and torch.equal(one.down, other.down), name
+        assert torch.equal(one.up, other.up) and torch.equal(one.down, other.down), name
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +96,13 @@ def test_many_subjects_at_once_are_trained_as_each_alone(
     pictures, starts = [references[:1], references, references[1:]], [None, polished, None]
     together = finetune_batch(base, pictures, starts, CONFIG, subjects_at_once=2)
     for one, start, identity in zip(pictures, starts, together, strict=True):
+        alone = finetune(base, one, start, CONFIG).identity
+        size, distance = 0.0, 0.0
+        for name, c in alone.coefficients.items():
+            size += float(lidb.core_distance(c, lidb.scale(c, 0.0)))
+            distance += float(lidb.core_distance(c, identity.coefficients[name]))
         # Batched products sum in another order, and Adam's first steps divide by gradients near zero.
-        assert_same(identity, finetune(base, one, start, CONFIG).identity, rtol=0, atol=2e-4)
+        assert distance < 0.01 * size
 
 
 @pytest.mark.parametrize("stop", [Cancelled, KeyboardInterrupt])
@@ -174,17 +178,11 @@ def test_the_anchor_pulls_towards_the_prediction(base: DiffusersBase, references
     assert distance(100.0) < 0.5 * distance(0.0)
 
 
-def test_file_rank_is_the_best_approximation_of_its_rank(
-    base: DiffusersBase, references: Tensor, polished: Identity
-) -> None:
+def test_file_rank_is_reached_as_closely_as_can_be(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
     whole = finetune(base, references, polished, CONFIG).identity
-    small = truncated(whole, 3)
-    assert small.rank == 3
-    for name, c in whole.coefficients.items():
-        singular = torch.linalg.svdvals((c.up @ c.down).double())
-        left_out = lidb.core_distance(c, small.coefficients[name]).double()
-        torch.testing.assert_close(left_out, singular[3:].square().sum(), rtol=1e-2, atol=1e-9)
-    assert truncated(whole, 9) is whole
+    small = finetune(base, references, polished, replace(CONFIG, file_rank=3)).identity
+    assert (whole.rank, small.rank) == (4, 3)
+    assert_same(small, truncated(whole, 3))
 
 
 def test_no_steps_give_the_prediction_back(base: DiffusersBase, references: Tensor, polished: Identity) -> None:

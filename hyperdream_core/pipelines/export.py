@@ -1,0 +1,71 @@
+"""An identity as an ordinary LoRA file, for every program that loads those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ..errors import ConfigError
+from ..formats.adapter_file import Identity
+from ..formats.lora_export import LoraMetadata, write_lora
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Settings of a LoRA export."""
+
+    dialect: Literal["kohya", "diffusers"] = "kohya"
+    """Names of the layers: kohya's for ComfyUI, A1111, Forge and diffusers, or diffusers' own for PEFT."""
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Numbers in the file."""
+    strength: float = 1.0
+    """Factor to put into the file for good; 1 leaves the dial to the user."""
+    title: str = ""
+    """Name that LoRA browsers show; empty takes the file's."""
+    license: str = ""
+    """Licence to state in the file; empty states none."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+
+
+def export_lora(identity: Identity, path: Path | str, config: ExportConfig | None = None, thumbnail: str = "") -> Path:
+    """Write the identity as a LoRA; exact but for the rounding of the numbers.
+
+    Args:
+        identity: to export.
+        path: of the file, whose folder exists.
+        config: settings.
+        thumbnail: preview as a data URI, or empty.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    config, path = config or ExportConfig(), Path(path)
+    metadata = LoraMetadata(
+        title=config.title or path.stem,
+        identifier=identity.identifier,
+        class_noun=identity.class_noun,
+        thumbnail=thumbnail,
+        license=config.license,
+        made_by=identity.made_by,
+    )
+    pairs = identity.scaled(config.strength).expand()
+    write_lora(
+        path,
+        pairs,
+        family=identity.family,
+        dialect=config.dialect,
+        metadata=metadata,
+        dtype=_DTYPES[config.dtype],
+    )
+    return path
