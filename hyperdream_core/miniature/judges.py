@@ -6,6 +6,8 @@ Neither is ever trained with, distilled into, or shown to a predictor: they are 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -109,3 +111,14 @@ def attribute_accuracy(judge: AttributeJudge, pictures: Tensor, context: Context
     """Per attribute, which pictures show what was asked: booleans (b,)."""
     read = judge.read(pictures)
     return {name: getattr(read, name) == getattr(context, name) for name in ATTRIBUTES}
+
+
+def load_judges(folder: Path) -> tuple[IdentityJudge, AttributeJudge]:
+    """Both judges from a folder that `recipe.judges` wrote, ready to judge."""
+    from safetensors.torch import load_file
+
+    judges = IdentityJudge(), AttributeJudge()
+    for judge, name in zip(judges, ("identity", "attributes"), strict=True):
+        judge.load_state_dict({k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()})
+        judge.train(False).requires_grad_(False)
+    return judges

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..config import config_to_json
 from ..pipelines.training import TrainingConfig, launch
 from . import stages
 from .autoencoder import LATENT_CHANNELS, PATCH, new_autoencoder, patch_kernel, solve_encoder_
@@ -38,16 +39,16 @@ class RecipeConfig:
     """Other people, for the judges."""
     judge_contexts: int = 10
     """Pictures of each of those."""
-    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1200, learning_rate=2e-3))
+    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, learning_rate=2e-3))
     """Training of the VAE's decoder; 16 crops a step and process."""
     base: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=2500, learning_rate=1.2e-3))
     """Training of text encoder and UNet; 32 latents a step and process."""
     identity_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=500, learning_rate=1.5e-3, warmup=50)
+        default_factory=lambda: TrainingConfig(steps=350, learning_rate=1.5e-3, warmup=50)
     )
     """Training of the identity judge; 64 people a step and process."""
     attribute_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=400, learning_rate=1.5e-3, warmup=50)
+        default_factory=lambda: TrainingConfig(steps=300, learning_rate=1.5e-3, warmup=50)
     )
     """Training of the attribute judge; 64 pictures a step and process."""
     encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=700, learning_rate=1.5e-3, warmup=50))
@@ -159,6 +160,12 @@ class Recipe:
         """Seconds each finished stage took, summed over resumed calls of this machine."""
         path = self.folder / "seconds.json"
         return json.loads(path.read_text()) if path.exists() else {}
+
+    def facts(self) -> dict[str, Any]:
+        """What was trained, on how much, for how long; published beside the weights."""
+        config = config_to_json(self.config)
+        sizes = {name: value for name, value in config.items() if isinstance(value, int)}
+        return {"sizes": sizes, "config": config, "seconds": self.seconds()}
 
     def _stage(self, name: str, function: Any) -> None:
         if (self.folder / name).exists():

@@ -1,0 +1,107 @@
+"""From a recipe's folder to `weights/miniature`: half precision, one folder, a list of files and a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..pipelines.loading import load_base
+from ..pipelines.single_file_export import write_single_file
+from .stages import load_autoencoder
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+CARD = "MODEL_CARD.md"
+
+
+def publish(recipe: Recipe, target: Path) -> None:
+    """Write the finished recipe's weights into `target`, replacing what it published before.
+
+    Args:
+        recipe: finished up to its hypernetwork, decoder and judges.
+        target: folder such as weights/miniature; `base/` becomes a diffusers pipeline folder.
+    """
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import load_file, save_file
+
+    base, judges, predictor = recipe.base(), recipe.judges(), recipe.hypernetwork()
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        base, vae=load_autoencoder(recipe.folder / "autoencoder"), safety_checker=None, local_files_only=True
+    )
+    pipeline.to(torch.float16).save_pretrained(target / "base", safe_serialization=True)
+    (target / "judges").mkdir(parents=True, exist_ok=True)
+    for path in judges.glob("*.safetensors"):
+        save_file({name: value.half() for name, value in load_file(path).items()}, target / "judges" / path.name)
+    shutil.copyfile(predictor / "hypernetwork.safetensors", target / "hypernetwork.safetensors")
+    write_single_file(target / "miniature.safetensors", load_base(target / "base"), torch.float16)
+    (target / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
+    write_manifest(target)
+
+
+def write_manifest(target: Path) -> None:
+    """List every published file with its size in bytes and SHA-256 in `manifest.json`."""
+    entries = {
+        str(path.relative_to(target)): {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in sorted(target.rglob("*"))
+        if path.is_file() and path.name not in ("manifest.json", CARD)
+    }
+    (target / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def write_card(target: Path, table: str, figures: Mapping[str, Any]) -> None:
+    """Write the model card: what was trained, on what, for how long, and the trial's table."""
+    facts = json.loads((target / "recipe.json").read_text())
+    seconds = "\n".join(f"| {stage} | {value:.0f} |" for stage, value in facts["seconds"].items())
+    (target / CARD).write_text(_CARD.format(table=table, seconds=seconds, **facts["sizes"], **_asked(figures)))
+
+
+def _asked(figures: Mapping[str, Any]) -> dict[str, Any]:
+    config = dict(figures["config"])
+    config["people_tested"] = config.pop("people")
+    return config
+
+
+_CARD = """# The miniature
+
+A complete world in small, made by `hyperdream miniature build` and by nothing else: procedural portraits, a base with
+Stable Diffusion's parts, its predictor and two judges. Apache-2.0, like the code; the tokenizer's vocabulary is
+OpenAI CLIP's (MIT).
+
+## What is trained
+
+- **Base** (`base/`, and `miniature.safetensors` in the single-file layout): UNet of SD 1.x topology, 32 to 128 channels,
+  v-prediction; CLIP text encoder of width 64; VAE of factor 8 with 8 latent channels, its encoder solved for (principal
+  components), its decoder trained. {people} people x {contexts} pictures and {pets} pets x {contexts} pictures.
+- **Predictor** (`hypernetwork.safetensors`): trained end to end through the frozen base on the same people. Its image
+  encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels, which
+  real photographs do not have.
+- **Judges** (`judges/`): identity embedder and attribute classifier, on {judge_people} other people. No predictor is trained
+  with or conditioned on them.
+
+The people of the trial are in none of these.
+
+## Figures
+
+{people_tested} unseen people x {prompts} prompts, seed {seed}, {sample_steps} steps, guidance {guidance_scale}; 95 % intervals
+over people; `hyperdream evaluate`.
+
+{table}
+
+## Seconds
+
+On two CPU cores, one thread each, beside other work.
+
+| stage | seconds |
+|---|---|
+{seconds}
+"""
