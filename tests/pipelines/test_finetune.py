@@ -42,13 +42,14 @@ def polished(base: DiffusersBase) -> Identity:
 
 def test_training_lowers_the_loss_on_its_picture(base: DiffusersBase, references: Tensor) -> None:
     def loss(rate: float) -> Tensor:
-        config = FinetuneConfig(steps=24, rank=4, batch=2, crops=0, learning_rate=rate, seed=1)
+        # In nearly pure noise there is one thing to learn, whatever the draw: the picture.
+        config = FinetuneConfig(steps=12, rank=4, batch=1, crops=0, learning_rate=rate, noise_power=50.0)
         return torch.tensor(finetune(base, references[:1], config=config).losses)
 
     # Step by step against a rate too small to learn: the same draws, whose noise levels decide most of the loss.
     untrained, trained = loss(1e-9), loss(0.03)
     assert trained[0] == untrained[0]
-    assert (trained[12:] / untrained[12:]).mean() < 0.95
+    assert (trained[6:] / untrained[6:]).mean() < 0.95
 
 
 def test_the_base_is_as_it_was_bit_for_bit(base: DiffusersBase, references: Tensor) -> None:

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hyperdream_core.errors import (
+    BaseMismatchError,
+    Cancelled,
+    ConfigError,
+    OutputError,
+    PromptError,
+    ReferenceImageError,
+)
+from hyperdream_core.formats.adapter_file import read_identity
+from hyperdream_core.formats.lora_export import read_lora
+from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
+from hyperdream_core.pipelines.finetune import FinetuneConfig
+from hyperdream_core.pipelines.loading import DiffusersBase
+from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize
+from hyperdream_core.pipelines.progress import Progress
+from hyperdream_core.pipelines.results_folder import ResultsFolder
+from hyperdream_core.pipelines.sample import SampleConfig
+from hyperdream_core.pipelines.stored_hypernetwork import StoredHypernetwork
+
+CONFIG = PersonalizeConfig(
+    prompts=("a [V] face", "a [V] face, sad"),
+    name="sofia",
+    finetune=FinetuneConfig(steps=2, rank=1, batch=1, crops=0),
+    sample=SampleConfig(steps=1, guidance_scale=1.0),
+)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> StoredHypernetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = {"kind": "conv", "channels": [8, 8, 8, 8], "width": 16, "image_size": 32}
+        config = HypernetworkConfig(family="miniature", width=16, heads=2, image_encoder=encoder)
+        return StoredHypernetwork(Hypernetwork(config).train(False), "another", {})
+
+
+def stopping(at: str, step: int) -> Watch:
+    @contextmanager
+    def stage(label: str) -> Iterator[Progress]:
+        def progress(now: int, total: int) -> None:
+            if label == at and now == step:
+                raise Cancelled("enough")
+
+        yield progress
+
+    return Watch(stage=stage)
+
+
+def run(
+    base: DiffusersBase, predictor: StoredHypernetwork | None, references: Tensor, folder: Path, **change: object
+) -> PersonalizeResult:
+    watch = change.pop("watch", None)
+    config = replace(CONFIG, **change)  # type: ignore[arg-type]
+    return personalize(base, predictor, references, ResultsFolder.open(folder), config, watch)  # type: ignore[arg-type]
+
+
+def test_the_whole_job_leaves_everything_it_promises(
+    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+) -> None:
+    labels: list[str] = []
+
+    @contextmanager
+    def stage(label: str) -> Iterator[Progress]:
+        labels.append(label)
+        yield lambda step, total: None
+
+    watch = Watch(stage=stage, judge=lambda pictures, subject: torch.full((len(pictures),), 0.25))
+    result = run(base, predictor, references, tmp_path / "out", watch=watch)
+    assert [file.name for file in result.files] == [
+        "sofia.safetensors",
+        "sofia-lora.safetensors",
+        "sofia-01.png",
+        "sofia-02.png",
+        "sofia-grid.png",
+        "sofia-report.json",
+    ]
+    assert labels == ["polish", "draw, base", "draw, predicted", "draw, polished"]
+    identity = read_identity(result.files[0])
+    assert identity.rank == 2 and identity.made_by["method"] == "hypernetwork"
+    assert read_lora(result.files[1])[0] == "miniature"
+    with Image.open(result.files[2]) as picture:
+        assert picture.size == (32, 32) and picture.text["prompt"] == "a sks face"  # type: ignore[attr-defined]
+    report = json.loads(result.files[-1].read_text("utf-8"))
+    assert report["likeness"] == {"base": 0.25, "predicted": 0.25, "polished": 0.25}
+    assert report["prompts"] == ["a sks face", "a sks face, sad"] and len(report["losses"]) == 2
+    assert report["files"]["sofia.safetensors"]["bytes"] == result.files[0].stat().st_size
+    assert report["peak_memory_bytes"]["process"] > 1e8 and set(report["seconds"]) >= {"predict", "finetune", "sample"}
+    assert "another checkpoint" in report["notes"][0] and not report["cancelled"]
+    assert result.pictures.shape == (2, 3, 32, 32)
+
+
+def test_without_a_predictor_it_polishes_from_nothing(base: DiffusersBase, references: Tensor, tmp_path: Path) -> None:
+    result = run(base, None, references, tmp_path)
+    assert result.identity.rank == 1 and "predict" not in result.report["seconds"]
+
+
+def test_without_steps_the_prediction_is_the_result(
+    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+) -> None:
+    result = run(base, predictor, references, tmp_path, finetune=FinetuneConfig(steps=0))
+    assert result.identity.rank == 1 and "finetune" not in result.report["seconds"]
+    with pytest.raises(ConfigError, match="no predictor for 'miniature' and the finetuning steps are 0"):
+        run(base, None, references, tmp_path, finetune=FinetuneConfig(steps=0))
+
+
+@pytest.mark.parametrize(("at", "step", "losses"), [("polish", 1, 1), ("draw, base", 0, 2), ("draw, polished", 0, 2)])
+def test_stopping_keeps_what_is_finished(
+    base: DiffusersBase, references: Tensor, tmp_path: Path, at: str, step: int, losses: int
+) -> None:
+    result = run(base, None, references, tmp_path, watch=stopping(at, step))
+    assert result.cancelled and result.report["cancelled"] and len(result.report["losses"]) == losses
+    assert [file.name for file in result.files] == ["sofia.safetensors", "sofia-lora.safetensors", "sofia-report.json"]
+    assert read_identity(result.files[0]).rank == 1
+
+
+def test_a_result_that_cannot_be_written_at_the_end_is_kept_elsewhere(
+    base: DiffusersBase, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperdream_core.pipelines import personalize as module
+
+    def full(path: Path, *rest: object, **options: object) -> None:
+        if path.parent == tmp_path:
+            raise OutputError(f"{path}: cannot be written (No space left on device)")
+        path.write_bytes(b"identity")
+
+    monkeypatch.setattr(module, "write_identity", full)
+    with pytest.raises(OutputError, match=r"No space left.*what could not be written there is in ") as refused:
+        run(base, None, references, tmp_path)
+    rescue = Path(str(refused.value).rpartition(" ")[2])
+    assert (rescue / "sofia.safetensors").read_bytes() == b"identity"
+    assert (tmp_path / "sofia-grid.png").exists() and (tmp_path / "sofia-report.json").exists()
+
+
+def test_what_would_fail_later_is_refused_first(
+    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+) -> None:
+    with pytest.raises(PromptError, match="write 'a sks face, sad'"):
+        run(base, predictor, references, tmp_path, prompts=("a face, sad",))
+    with pytest.raises(ReferenceImageError, match="at least one picture"):
+        run(base, predictor, references[:0], tmp_path)
+    foreign = StoredHypernetwork(Hypernetwork(HypernetworkConfig(family="sd15", width=4, heads=1)), "", {})
+    with pytest.raises(BaseMismatchError, match="trained for 'sd15', but the base is 'miniature'"):
+        run(base, foreign, references, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_identifier_is_inserted_if_asked(base: DiffusersBase, references: Tensor, tmp_path: Path) -> None:
+    result = run(base, None, references, tmp_path, prompts=("at the beach",), insert_identifier=True)
+    assert result.report["prompts"] == ["a sks face, at the beach"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
+def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="name must be a plain file name"):
+        PersonalizeConfig(name=name)
+
+
+def test_no_prompts_are_refused() -> None:
+    with pytest.raises(ConfigError, match="prompts is empty"):
+        PersonalizeConfig(prompts=())
