@@ -36,6 +36,7 @@ def publish(recipe: Recipe, target: Path) -> None:
         base, vae=load_autoencoder(recipe.folder / "autoencoder"), safety_checker=None, local_files_only=True
     )
     pipeline.to(torch.float16).save_pretrained(target / "base", safe_serialization=True)
+    _forget_derived(target / "base" / "vae" / "config.json")
     (target / "judges").mkdir(parents=True, exist_ok=True)
     for path in judges.glob("*.safetensors"):
         save_file({name: value.half() for name, value in load_file(path).items()}, target / "judges" / path.name)
@@ -43,6 +44,13 @@ def publish(recipe: Recipe, target: Path) -> None:
     write_single_file(target / "miniature.safetensors", load_base(target / "base"), torch.float16)
     (target / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
     write_manifest(target)
+
+
+def _forget_derived(config: Path) -> None:
+    """diffusers writes an entry into a tiny autoencoder's configuration that it warns about on reading."""
+    entries = json.loads(config.read_text())
+    entries.pop("block_out_channels", None)
+    config.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def write_manifest(target: Path) -> None:
@@ -62,13 +70,7 @@ def write_card(target: Path, table: str, figures: Mapping[str, Any]) -> None:
     """Write the model card: what was trained, on what, for how long, and the trial's table."""
     facts = json.loads((target / "recipe.json").read_text())
     seconds = "\n".join(f"| {stage} | {value:.0f} |" for stage, value in facts["seconds"].items())
-    (target / CARD).write_text(_CARD.format(table=table, seconds=seconds, **facts["sizes"], **_asked(figures)))
-
-
-def _asked(figures: Mapping[str, Any]) -> dict[str, Any]:
-    config = dict(figures["config"])
-    config["people_tested"] = config.pop("people")
-    return config
+    (target / CARD).write_text(_CARD.format(table=table, seconds=seconds, sizes=facts["sizes"], trial=figures["config"]))
 
 
 _CARD = """# The miniature
@@ -81,18 +83,18 @@ OpenAI CLIP's (MIT).
 
 - **Base** (`base/`, and `miniature.safetensors` in the single-file layout): UNet of SD 1.x topology, 32 to 128 channels,
   v-prediction; CLIP text encoder of width 64; VAE of factor 8 with 8 latent channels, its encoder solved for (principal
-  components), its decoder trained. {people} people x {contexts} pictures and {pets} pets x {contexts} pictures.
+  components), its decoder trained. {sizes[people]} people x {sizes[contexts]} pictures and {sizes[pets]} pets x {sizes[contexts]} pictures.
 - **Predictor** (`hypernetwork.safetensors`): trained end to end through the frozen base on the same people. Its image
   encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels, which
   real photographs do not have.
-- **Judges** (`judges/`): identity embedder and attribute classifier, on {judge_people} other people. No predictor is trained
+- **Judges** (`judges/`): identity embedder and attribute classifier, on {sizes[judge_people]} other people. No predictor is trained
   with or conditioned on them.
 
 The people of the trial are in none of these.
 
 ## Figures
 
-{people_tested} unseen people x {prompts} prompts, seed {seed}, {sample_steps} steps, guidance {guidance_scale}; 95 % intervals
+{trial[people]} unseen people x {trial[prompts]} prompts, seed {trial[seed]}, {trial[sample_steps]} steps, guidance {trial[guidance_scale]}; 95 % intervals
 over people; `hyperdream evaluate`.
 
 {table}

@@ -61,6 +61,14 @@ class RecipeConfig:
     """Seed of the hypernetwork's training; other seeds give other predictors for the same base."""
 
 
+def quick() -> RecipeConfig:
+    """The whole recipe at toy scale, for its tests: seconds, and weights that know nothing."""
+    short = TrainingConfig(steps=2, warmup=1, save_every=1)
+    stages_ = ("decoder", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork")
+    sizes = {"people": 24, "contexts": 2, "pets": 6, "judge_people": 8, "judge_contexts": 3, "processes": 1}
+    return RecipeConfig(**sizes, **dict.fromkeys(stages_, short))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A recipe at work in a folder."""
