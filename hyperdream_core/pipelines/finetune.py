@@ -19,15 +19,14 @@ import torch
 from torch import Tensor
 
 from ..bases import TARGET_SETS
-from ..errors import BaseMismatchError, Cancelled, ConfigError
+from ..errors import Cancelled, ConfigError
 from ..formats.adapter_file import Identity
 from ..ops import noise as diffusion
-from ..ops.lidb import LidbCoefficients, basis_sizes
 from .base import Base, Conditioning, frozen
 from .combine import truncated
 from .finetune_checkpoint import FinetuneCheckpoint, job_digest
 from .finetune_material import Draw, Material, encode_material
-from .fresh_adapters import FreshAdapters
+from .fresh_adapters import FreshAdapters, without_effect
 from .progress import Progress, no_progress
 
 
@@ -191,7 +190,8 @@ def _finetune_rows(
     began = time.perf_counter()
     if len(references) != len(starts):
         raise ConfigError(f"{len(references)} subjects have pictures but {len(starts)} a start; give one for each")
-    like = _common_start(base, starts, config)
+    like = without_effect(base.family, starts, (config.target_set, config.down_dim, config.up_dim))
+    like = replace(like, identifier=config.identifier, class_noun=config.class_noun)
     cancelled = False
     with ExitStack() as stack:
         stack.enter_context(frozen(base))
@@ -319,32 +319,3 @@ def _check_finite(identity: Identity, config: FinetuneConfig) -> None:
                 f"finetuning with learning_rate {config.learning_rate} diverged: its numbers are no longer finite. "
                 f"Use a learning_rate of {config.learning_rate / 3:.1g} or less"
             )
-
-
-def _common_start(base: Base, starts: Sequence[Identity | None], config: FinetuneConfig) -> Identity:
-    """What all rows have in common: family, layers and basis sizes, as an identity without effect."""
-    known = [start for start in starts if start is not None]
-    for start in known:
-        if start.family != base.family.name:
-            raise BaseMismatchError(
-                f"the identity was made for {start.family!r}, but the base is {base.family.name!r}; load a base of "
-                f"{start.family!r}"
-            )
-    kinds = {(start.target_set, start.down_dim, start.up_dim) for start in known}
-    if len(kinds) > 1:
-        raise ConfigError(f"the starts have different layers or bases, {sorted(kinds)}; finetune each kind by itself")
-    target_set, down_dim, up_dim = kinds.pop() if kinds else (config.target_set, config.down_dim, config.up_dim)
-    coefficients = {}
-    for layer in base.family.layers(target_set):
-        p, a = basis_sizes(layer.in_features, layer.out_features, down_dim, up_dim)
-        coefficients[layer.name] = LidbCoefficients(torch.zeros(1, p), torch.zeros(a, 1))
-    return Identity(
-        family=base.family.name,
-        target_set=target_set,
-        rank=1,
-        down_dim=down_dim,
-        up_dim=up_dim,
-        coefficients=coefficients,
-        identifier=config.identifier,
-        class_noun=config.class_noun,
-    )

@@ -82,7 +82,7 @@ class FinetuneCheckpoint:
             for index, parameter in enumerate(run.adapters.parameters())
             if f"best.{index}" in tensors
         ]
-        run.losses[:] = list(tensors["losses"])
+        run.losses[:] = list(tensors["losses"].to(run.adapters.parameters()[0].device))
         run.best_loss, run.looks_since = tensors["best_loss"], int(tensors["looks_since"])
         return step
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..bases import BaseFamily
+from ..errors import BaseMismatchError, ConfigError
 from ..formats.adapter_file import Identity
 from ..ops.lidb import LidbCoefficients, basis_sizes, fresh_coefficients, stacked_basis
 from ..ops.lowrank import LoraPair
@@ -128,6 +129,43 @@ class FreshAdapters:
                 fixed = fixed.to(device) @ shared * signs
             groups.append(_Group(names, trained, fixed, shared, signs))
         return groups
+
+
+def without_effect(family: BaseFamily, starts: Sequence[Identity | None], kind: tuple[str, int, int]) -> Identity:
+    """An identity that changes nothing, for the layers and bases that all rows have in common.
+
+    Args:
+        family: of the base.
+        starts: one per row.
+        kind: target set, down_dim and up_dim if no row has a start.
+
+    Raises:
+        BaseMismatchError: a start was made for another family.
+        ConfigError: the starts differ in layers or basis sizes.
+    """
+    known = [start for start in starts if start is not None]
+    for start in known:
+        if start.family != family.name:
+            raise BaseMismatchError(
+                f"the identity was made for {start.family!r}, but the base is {family.name!r}; load a base of "
+                f"{start.family!r}"
+            )
+    kinds = {(start.target_set, start.down_dim, start.up_dim) for start in known} or {kind}
+    if len(kinds) > 1:
+        raise ConfigError(f"the starts have different layers or bases, {sorted(kinds)}; finetune each kind by itself")
+    target_set, down_dim, up_dim = kinds.pop()
+    coefficients = {}
+    for layer in family.layers(target_set):
+        p, a = basis_sizes(layer.in_features, layer.out_features, down_dim, up_dim)
+        coefficients[layer.name] = LidbCoefficients(torch.zeros(1, p), torch.zeros(a, 1))
+    return Identity(
+        family=family.name,
+        target_set=target_set,
+        rank=1,
+        down_dim=down_dim,
+        up_dim=up_dim,
+        coefficients=coefficients,
+    )
 
 
 def _rows_of(coefficients: LidbCoefficients, side: str) -> Tensor:
