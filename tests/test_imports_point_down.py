@@ -25,6 +25,7 @@ HEIGHT = {
     "pipelines": 5,
     "miniature": 6,
     "cli": 7,
+    "__main__": 8,
     "": 8,
 }
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "modules", "gradio", "nodes"}

@@ -1,0 +1,70 @@
+"""What a command says to people and to machines, and the files that it has already written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..pipelines.results_folder import ResultsFolder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished command reports."""
+
+    data: Mapping[str, Any]
+    """JSON values, for --json"""
+    text: str
+    """for people"""
+    ok: bool = True
+    """False for an answer that is a refusal, such as that of `inspect`"""
+    stopped: bool = False
+    """the user stopped it, and this is the best so far"""
+
+
+@dataclass
+class Console:
+    """Where a command speaks: sentences and bars on the error stream; and what it has written so far."""
+
+    as_json: bool = False
+    results: list[ResultsFolder] = field(default_factory=list)
+    on_stop: str = ""
+    """where the work of a job that can be resumed is kept, should the user stop it"""
+
+    def say(self, text: str) -> None:
+        """A sentence for people."""
+        print(text, file=sys.stderr, flush=True)
+
+    def note(self, notes: Sequence[str]) -> None:
+        """Remarks on something that was read or done in another way than one might think."""
+        for text in notes:
+            self.say(f"note: {text}")
+
+    @contextmanager
+    def progress(self, label: str, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
+        """A progress bar, hidden where only a machine listens."""
+        from ..pipelines.progress import tqdm_progress
+
+        with tqdm_progress(label, unit, hidden=self.as_json) as progress:
+            yield progress
+
+    def open_results(self, path: Path) -> ResultsFolder:
+        """The folder for results, whose contents are named should the command fail or be stopped later on.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from ..pipelines.results_folder import ResultsFolder
+
+        self.results.append(ResultsFolder.open(path))
+        return self.results[-1]
+
+    @property
+    def written(self) -> list[Path]:
+        """Files written so far."""
+        return [path for folder in self.results for path in folder.written]

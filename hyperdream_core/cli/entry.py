@@ -1,0 +1,136 @@
+"""The command line `hyperdream`: which command runs, what it prints where, and what becomes of errors.
+
+Exit codes: 0 done; 1 refused or failed, with one sentence that says why; 2 wrong usage; 130 stopped with Ctrl-C.
+Results go to the standard output, everything meant for eyes only to the error stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn
+
+from ..errors import Cancelled, HyperDreamError
+from .console import Console, Outcome
+
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never raises for what a user can cause."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    console = Console(as_json="--json" in words)
+    try:
+        arguments = build_parser(words).parse_args(words)
+        if arguments.run is None:
+            arguments.parser.error("no command given")
+        outcome = arguments.run(arguments, console)
+        _print_outcome(outcome, console)
+        return EXIT_STOPPED if outcome.stopped else EXIT_OK if outcome.ok else EXIT_ERROR
+    except SystemExit as stop:  # argparse, after --help and --version
+        return int(stop.code or 0)
+    except BrokenPipeError:
+        # `hyperdream ... | head`: nobody reads on. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except (KeyboardInterrupt, Cancelled) as stop:
+        return _fail(console, "stopped", str(stop) or "stopped by Ctrl-C", EXIT_STOPPED)
+    except UsageError as error:
+        return _fail(console, "usage", str(error), EXIT_USAGE)
+    except (HyperDreamError, OSError, MemoryError, RuntimeError) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        return _fail(console, type(error).__name__, message, EXIT_ERROR)
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood."""
+
+
+def explain(error: Exception) -> str | None:
+    """The one sentence about an error that a user can do something about; None for our own mistakes."""
+    if isinstance(error, HyperDreamError):
+        return str(error)
+    if _is_out_of_memory(error):
+        return (
+            "there is not enough memory for this job; close other programs, use smaller pictures or batches, or "
+            "another --device"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return (
+            f"{place}cannot be read or written ({error.strerror}); check the path, its permissions and the free space"
+        )
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has its own class for accelerators only; on a CPU it is a plain RuntimeError.
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands; flags are made only for the command that `words` name, which may load torch."""
+    from .commands import COMMANDS
+
+    parser = _Parser(
+        prog="hyperdream",
+        description="One face picture in, a person you can prompt for out.",
+        epilog="hyperdream COMMAND --help lists the flags of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"hyperdream {_version()}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and no progress bars")
+    parser.set_defaults(run=None, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=_Parser)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        usage = f"hyperdream {name} {command.usage} [options]" if command.usage else None
+        below = commands.add_parser(name, help=command.summary, description=command.description, usage=usage)
+        below.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
+        below.set_defaults(run=command.run, parser=below)
+        if name == chosen:
+            command.add_flags(below)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that raises, so that a wrong command line can be reported as JSON too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def _print_outcome(outcome: Outcome, console: Console) -> None:
+    if console.as_json:
+        print(json.dumps(outcome.data, indent=2, ensure_ascii=False))
+    elif outcome.text:
+        print(outcome.text)
+    sys.stdout.flush()
+
+
+def _fail(console: Console, kind: str, message: str, code: int) -> int:
+    kept = [str(path) for path in console.written]
+    if code == EXIT_STOPPED:
+        rest = console.on_stop or "nothing had been written yet"
+        message += f"; kept: {', '.join(kept)}" if kept else f"; {rest}"
+    elif kept:
+        message += f" (kept: {', '.join(kept)})"
+    console.say(f"hyperdream: {message}")
+    if console.as_json:
+        print(json.dumps({"error": kind, "message": message, "kept": kept, "exit_code": code}, ensure_ascii=False))
+    return code
+
+
+def _version() -> str:
+    try:
+        return metadata.version("hyperdream")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,165 @@
+"""What a file is, whoever made it, and for a file that is refused: why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError, HyperDreamError
+
+
+def inspect_file(path: Path) -> dict[str, Any]:
+    """A report on an identity, predictor, LoRA, checkpoint or picture: `kind`, `readable`, `problem` and its facts."""
+    report: dict[str, Any] = {"file": str(path), "kind": "unknown", "readable": False, "problem": None}
+    try:
+        if not path.exists():
+            raise FileFormatError(path, f"is not there, but a file to look into is expected. Check the path: {path}.")
+        if path.is_dir():
+            return report | _describe_folder(path) | {"readable": True}
+        report["bytes"] = path.stat().st_size
+        if _is_picture(path):
+            return report | _describe_picture(path) | {"readable": True}
+        metadata, names = header(path)
+        report["kind"] = kind = kind_of(metadata, names)
+        return (
+            report
+            | {"metadata": metadata}
+            | _DESCRIPTIONS.get(kind, _describe_other)(path)
+            | {"kind": kind, "readable": True}
+        )
+    except HyperDreamError as error:
+        return report | {"problem": str(error)}
+    except OSError as error:
+        return report | {"problem": f"{path}: cannot be opened ({error.strerror or error}). Check its permissions."}
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The report as lines for people."""
+    if not report["readable"]:
+        return f"{report['file']}: refused\n  {report['problem']}"
+    hidden = {"file", "kind", "readable", "problem", "metadata"}
+    lines = [f"{report['file']}: {report['kind']}"]
+    for key, value in report.items():
+        if key in hidden or value in ({}, "", None):
+            continue
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
+        if key == "bytes":
+            shown = f"{value / 1000:,.1f} KB"
+        lines.append(f"  {key.replace('_', ' '):<18} {shown:.4g}" if isinstance(shown, float) else
+                     f"  {key.replace('_', ' '):<18} {shown}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def header(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Metadata and tensor names of a safetensors file, without the tensors: a checkpoint has gigabytes of those.
+
+    Raises:
+        FileFormatError: not such a file, or a damaged one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from ..formats.container import read_tensors
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), list(file.keys())
+    except (SafetensorError, OSError) as error:
+        # Reading all of it says best what is wrong, and a file whose header cannot be read is refused at once.
+        read_tensors(path)
+        raise FileFormatError(path, f"is not a readable safetensors file ({error}). Get it again.") from error
+
+
+def kind_of(metadata: Mapping[str, str], names: list[str]) -> str:
+    """What it holds: `identity`, `hypernetwork`, `LoRA` or, for anything else, `base checkpoint`."""
+    from ..formats import adapter_file, hypernetwork_file
+
+    found = metadata.get("kind")
+    if found == adapter_file.KIND or any("lidb_" in name for name in names):
+        return "identity"
+    if found == hypernetwork_file.KIND:
+        return "hypernetwork"
+    if any(name.endswith((".lora_down.weight", ".lora_A.weight")) for name in names):
+        return "LoRA"
+    return f"{found} file" if found else "base checkpoint"
+
+
+def _describe_identity(path: Path) -> dict[str, Any]:
+    from ..formats.adapter_file import inspect_identity, read_identity
+
+    report = inspect_identity(path)
+    if not report["readable"]:
+        # Read again for the error itself; the report has only its words.
+        read_identity(path)
+    return report
+
+
+def _describe_hypernetwork(path: Path) -> dict[str, Any]:
+    from ..config import config_to_json
+    from ..pipelines.stored_hypernetwork import load_hypernetwork
+
+    stored = load_hypernetwork(path)
+    return {
+        "parameters": sum(parameter.numel() for parameter in stored.network.parameters()),
+        **config_to_json(stored.network.config),
+        "base_fingerprint": stored.base_fingerprint,
+        "training": dict(stored.training),
+    }
+
+
+def _describe_lora(path: Path) -> dict[str, Any]:
+    from ..formats.lora_export import read_lora
+
+    family, pairs = read_lora(path)
+    ranks = sorted({pair.rank for pair in pairs.values()})
+    return {"family": family, "layers": len(pairs), "rank": ranks[0] if len(ranks) == 1 else ranks}
+
+
+def _describe_checkpoint(path: Path) -> dict[str, Any]:
+    from ..bases import detect_family
+    from ..errors import BaseMismatchError
+    from ..pipelines.loading import tensor_shapes
+
+    shapes = tensor_shapes(path)
+    try:
+        family = detect_family(shapes)
+    except BaseMismatchError as error:
+        raise BaseMismatchError(f"{path.name}: {error}") from error
+    return {"family": family.name, "title": family.title, "tensors": len(shapes)}
+
+
+def _describe_other(path: Path) -> dict[str, Any]:
+    return {"tensors": len(header(path)[1])}
+
+
+def _describe_folder(path: Path) -> dict[str, Any]:
+    from ..pipelines.loading import load_base
+
+    base = load_base(path)
+    return {
+        "kind": "base folder",
+        "family": base.family.name,
+        "title": base.family.title,
+        "prediction_type": base.prediction_type,
+        "fingerprint": base.fingerprint(),
+    }
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
+
+
+def _describe_picture(path: Path) -> dict[str, Any]:
+    from ..data.images import read_picture
+
+    picture = read_picture(path)
+    height, width = picture.pixels.shape[-2:]
+    return {"kind": "picture", "width": width, "height": height, "notes": "; ".join(picture.notes)}
+
+
+_DESCRIPTIONS = {
+    "identity": _describe_identity,
+    "hypernetwork": _describe_hypernetwork,
+    "LoRA": _describe_lora,
+    "base checkpoint": _describe_checkpoint,
+}

@@ -1,0 +1,308 @@
+"""The parts of personalisation as commands: predict, finetune, sample, export."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import Console, Outcome
+from .flags import add_config_flags, config_from_flags, whole_number
+from .prompts import add_prompt_flags, check_words, resolve_prompts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..data.images import Picture
+    from ..formats.adapter_file import Identity
+    from ..pipelines.loading import DiffusersBase
+    from ..pipelines.sample import Adapter
+
+
+def add_reference_flags(parser: argparse.ArgumentParser) -> None:
+    """The pictures of the subject."""
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path, help="photographs of one subject")
+
+
+def add_base_flags(parser: argparse.ArgumentParser) -> None:
+    """Which base, and where it runs."""
+    parser.add_argument(
+        "--base",
+        default="miniature",
+        metavar="BASE",
+        help="'miniature', a diffusers folder or a .safetensors checkpoint (default: miniature)",
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="cpu, cuda, mps ... (default: auto, cuda where there is one)"
+    )
+    parser.add_argument(
+        "--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="numbers of the base (default: fp32)"
+    )
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    """Flags of `predict`."""
+    from ..pipelines.predict import PredictConfig
+
+    add_reference_flags(parser)
+    parser.add_argument(
+        "--hypernetwork", type=Path, metavar="FILE", help="the predictor (default: the miniature's own)"
+    )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps ... (default: auto)")
+    _add_out(parser, "identity.safetensors")
+    add_config_flags(parser, PredictConfig)
+
+
+def predict(arguments: argparse.Namespace, console: Console) -> Outcome:
+    """Pictures to an identity file, in one pass."""
+    from ..bases import get_base
+    from ..formats.adapter_file import write_identity
+    from ..pipelines.predict import PredictConfig, predict_identity
+    from ..pipelines.stored_hypernetwork import load_hypernetwork
+
+    config = config_from_flags(PredictConfig, arguments)
+    results = console.open_results(arguments.out.parent)
+    pictures = read_pictures(arguments, console)
+    stored = load_hypernetwork(arguments.hypernetwork or bundled_hypernetwork(), device_named(arguments.device))
+    references = crop(pictures, get_base(stored.network.config.family).picture_size)
+    identity = predict_identity(stored.network, references, config)
+    path = results.keep(arguments.out.name, lambda path: write_identity(path, identity))
+    results.close()
+    return _identity_outcome(path, identity, {"references": len(references)})
+
+
+def add_finetune(parser: argparse.ArgumentParser) -> None:
+    """Flags of `finetune`."""
+    from ..pipelines.finetune import FinetuneConfig
+
+    add_reference_flags(parser)
+    parser.add_argument("--start", type=Path, metavar="IDENTITY", help="prediction to polish (default: from nothing)")
+    parser.add_argument(
+        "--size",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="side of the pictures, px (default: 0, the base's own)",
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to this file, and go on from it")
+    add_base_flags(parser)
+    _add_out(parser, "identity.safetensors")
+    add_config_flags(parser, FinetuneConfig)
+
+
+def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
+    """Pictures and perhaps a prediction to a polished identity file; Ctrl-C keeps the best so far."""
+    from ..formats.adapter_file import read_identity, write_identity
+    from ..pipelines.finetune import FinetuneConfig
+    from ..pipelines.finetune import finetune as run
+
+    config = config_from_flags(FinetuneConfig, arguments)
+    results = console.open_results(arguments.out.parent)
+    pictures = read_pictures(arguments, console)
+    start = read_identity(arguments.start) if arguments.start else None
+    base = load(arguments)
+    references = crop(pictures, arguments.size or base.family.picture_size)
+    with console.progress("finetuning") as progress:
+        result = run(base, references, start, config, progress, arguments.checkpoint)
+    path = results.keep(arguments.out.name, lambda path: write_identity(path, result.identity))
+    results.close()
+    facts: dict[str, Any] = {
+        "steps": len(result.losses),
+        "seconds": round(result.seconds, 2),
+        "last_loss": result.losses[-1] if result.losses else None,
+        "stopped": result.cancelled,
+    }
+    if result.cancelled:
+        console.say(f"stopped after {len(result.losses)} of {config.steps} steps; the best so far is kept: {path}")
+    return _identity_outcome(path, result.identity, facts, stopped=result.cancelled)
+
+
+def add_sample(parser: argparse.ArgumentParser) -> None:
+    """Flags of `sample`."""
+    from ..pipelines.sample import SampleConfig
+
+    parser.add_argument(
+        "--identity", type=Path, metavar="FILE", help="identity or LoRA of the subject (default: the base alone)"
+    )
+    add_prompt_flags(parser)
+    parser.add_argument(
+        "--count", type=whole_number, default=1, metavar="N", help="pictures of each prompt (default: 1)"
+    )
+    add_base_flags(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder to write to (default: pictures)"
+    )
+    add_config_flags(parser, SampleConfig)
+
+
+def sample(arguments: argparse.Namespace, console: Console) -> Outcome:
+    """Prompts to PNG files, with an identity, a LoRA or the base alone."""
+    from ..data.images import save_image
+    from ..errors import ConfigError
+    from ..pipelines.sample import SampleConfig
+    from ..pipelines.sample import sample as run
+
+    config = config_from_flags(SampleConfig, arguments)
+    if arguments.count < 1:
+        raise ConfigError(f"count must be 1 or more, got {arguments.count}")
+    results = console.open_results(arguments.out)
+    adapter, identifier, class_noun = _read_adapter(arguments.identity)
+    prompts = resolve_prompts(arguments, identifier, class_noun, needs_subject=adapter is not None)
+    base = load(arguments)
+    check_words(arguments, prompts, identifier, base.family.name)
+    prompts = [prompt for prompt in prompts for _ in range(arguments.count)]
+    with console.progress("drawing") as progress:
+        pictures = run(base, prompts, adapter, config, progress).cpu()
+    made = []
+    for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+        facts = {"prompt": prompt, "seed": str(config.seed + index)}
+        name = f"{index + 1:02d}-{_file_name(prompt)}.png"
+        path = results.keep(name, partial(save_image, image=picture, texts=facts))
+        made.append({"file": str(path), "prompt": prompt, "seed": config.seed + index})
+    results.close()
+    return Outcome({"pictures": made}, "\n".join(str(one["file"]) for one in made))
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Flags of `export`."""
+    from ..pipelines.export import ExportConfig
+
+    parser.add_argument("identity", metavar="IDENTITY", type=Path, help="identity file")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="LoRA file to write (default: NAME-lora.safetensors beside it)"
+    )
+    parser.add_argument("--preview", type=Path, metavar="PICTURE", help="picture to show in LoRA browsers")
+    add_config_flags(parser, ExportConfig)
+
+
+def export(arguments: argparse.Namespace, console: Console) -> Outcome:
+    """An identity file to a LoRA file."""
+    from ..errors import OutputError
+    from ..formats.adapter_file import read_identity
+    from ..pipelines.export import ExportConfig, export_lora
+
+    config = config_from_flags(ExportConfig, arguments)
+    out: Path = arguments.out or arguments.identity.with_name(f"{arguments.identity.stem}-lora.safetensors")
+    if out.exists() and out.samefile(arguments.identity):
+        raise OutputError(f"{out}: is the identity itself, which the LoRA would replace; name another file with --out")
+    results = console.open_results(out.parent)
+    identity = read_identity(arguments.identity)
+    thumbnail = _thumbnail(arguments.preview) if arguments.preview else ""
+    path = results.keep(out.name, lambda path: export_lora(identity, path, config, thumbnail))
+    results.close()
+    size = path.stat().st_size
+    data = {"file": str(path), "bytes": size, "family": identity.family, "dialect": config.dialect}
+    return Outcome(data, f"{path} ({size / 1000:,.0f} KB, {config.dialect} keys for {identity.family})")
+
+
+def read_pictures(arguments: argparse.Namespace, console: Console) -> list[Picture]:
+    """The pictures of `add_reference_flags`, read before anything that takes longer."""
+    from ..data.images import read_picture
+
+    pictures = [read_picture(path) for path in arguments.pictures]
+    console.note([note for picture in pictures for note in picture.notes])
+    return pictures
+
+
+def crop(pictures: list[Picture], size: int) -> Tensor:
+    """Pictures of one subject as (n, 3, size, size).
+
+    Raises:
+        ConfigError: no such size.
+    """
+    import torch
+
+    from ..data.images import square_crop
+    from ..errors import ConfigError
+
+    if size % 8 or not 32 <= size <= 4096:
+        raise ConfigError(f"size must be a multiple of 8 from 32 to 4096 px, got {size}")
+    return torch.stack([square_crop(picture.pixels, size) for picture in pictures])
+
+
+def bundled_hypernetwork() -> Path:
+    """The miniature's own predictor."""
+    from ..data.bundled import bundled_weights
+
+    return bundled_weights() / "miniature" / "hypernetwork.safetensors"
+
+
+def load(arguments: argparse.Namespace) -> DiffusersBase:
+    """The base that the flags of `add_base_flags` name."""
+    import torch
+
+    from ..pipelines.loading import load_base
+
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return load_base(arguments.base, device_named(arguments.device), dtypes[arguments.dtype])
+
+
+def device_named(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    import torch
+
+    from ..errors import ConfigError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].strip(" .")
+        raise ConfigError(f"device {name!r} cannot be used here ({reason}); use --device cpu") from error
+    return device
+
+
+def _read_adapter(path: Path | None) -> tuple[Adapter, str, str]:
+    """The adapter in an identity or LoRA file, its identifier and its class noun."""
+    from ..errors import FileFormatError
+    from ..formats.adapter_file import read_identity
+    from ..formats.lora_export import read_lora
+    from .inspection import header, kind_of
+
+    if path is None:
+        return None, "sks", "face"
+    metadata, names = header(path)
+    kind = kind_of(metadata, names)
+    if kind == "LoRA":
+        identifier, _, class_noun = metadata.get("modelspec.trigger_phrase", "sks face").partition(" ")
+        return read_lora(path)[1], identifier, class_noun
+    if kind == "hypernetwork":
+        raise FileFormatError(path, "is a predictor, but an identity or a LoRA is expected. Run predict with it first.")
+    identity = read_identity(path)
+    return identity, identity.identifier, identity.class_noun
+
+
+def _identity_outcome(path: Path, identity: Identity, facts: dict[str, Any], stopped: bool = False) -> Outcome:
+    size = path.stat().st_size
+    data = {"file": str(path), "bytes": size, "family": identity.family, "rank": identity.rank, **facts}
+    return Outcome(data, f"{path} ({size / 1000:,.0f} KB, rank {identity.rank}, {identity.family})", stopped=stopped)
+
+
+def _add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path(default), metavar="FILE", help=f"file to write (default: {default})"
+    )
+
+
+def _file_name(prompt: str) -> str:
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"
+
+
+def _thumbnail(path: Path) -> str:
+    import base64
+    import io
+
+    from ..data.images import read_image, square_crop, to_pil
+
+    stream = io.BytesIO()
+    to_pil(square_crop(read_image(path), 256)).save(stream, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,171 @@
+"""Every command on a tiny random base: what it writes, prints and says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hyperdream_core.cli.console import Console
+from hyperdream_core.formats.adapter_file import Identity, read_identity
+from hyperdream_core.formats.lora_export import read_lora
+
+TINY = ("--size", "32", "--device", "cpu")
+POLISH = ("--finetune-steps", "2", "--rank", "2", "--finetune-batch", "1", "--crops", "0")
+DRAW = ("--sample-steps", "1", "--guidance-scale", "1")
+
+
+@pytest.fixture
+def job(base_folder: Path, predictor: Path, picture: Path, tmp_path: Path) -> tuple[object, ...]:
+    """The main command at its smallest, without prompts."""
+    where = ("--base", base_folder, "--hypernetwork", predictor, "--out", tmp_path / "out")
+    return ("personalize", picture, *where, *TINY, *POLISH, *DRAW)
+
+
+def test_personalize_writes_everything_into_one_folder(run: Callable, job: tuple[object, ...], tmp_path: Path) -> None:
+    ran = run(*job, "--json", "--prompt", "a [V] face", "a [V] face, sad", "--seed", "4", "--strength", "0.5")
+    assert ran.code == 0, ran.error
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    pictures = {"sofia-01.png", "sofia-02.png", "sofia-grid.png"}
+    assert written == {"sofia.safetensors", "sofia-lora.safetensors", "sofia-report.json", *pictures}
+    assert read_identity(tmp_path / "out" / "sofia.safetensors").rank == 3
+    assert ran.json["prompts"] == ["a sks face", "a sks face, sad"]
+    config = ran.json["config"]
+    assert (config["finetune"]["seed"], config["sample"]["seed"], config["sample"]["strength"]) == (4, 4, 0.5)
+    assert json.loads((tmp_path / "out" / "sofia-report.json").read_text())["prompts"] == ran.json["prompts"]
+
+
+def test_stopping_the_polish_keeps_the_best_so_far(
+    run: Callable, job: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "progress", stopping_at_step_1)
+    ran = run(*job, "--prompt", "a [V] face")
+    assert ran.code == 130 and "kept in" in ran.error
+    assert read_identity(tmp_path / "out" / "sofia.safetensors").rank == 3
+
+
+def test_the_parts_make_one_chain(
+    run: Callable, base_folder: Path, predictor: Path, picture: Path, tmp_path: Path
+) -> None:
+    predicted, polished, lora = (tmp_path / f"{name}.safetensors" for name in ("predicted", "polished", "lora"))
+    ran = run("predict", picture, "--hypernetwork", predictor, "--out", predicted)
+    assert ran.code == 0 and str(predicted) in ran.out, ran.error
+    steps = ("--steps", "1", "--rank", "2", "--batch", "1", "--crops", "0")
+    ran = run("finetune", picture, "--start", predicted, "--base", base_folder, "--out", polished, *TINY, *steps)
+    assert ran.code == 0 and read_identity(polished).rank == 3, ran.error
+    ran = run("export", polished, "--out", lora, "--dialect", "diffusers", "--preview", picture)
+    assert ran.code == 0 and read_lora(lora)[0] == "miniature", ran.error
+    ran = run("inspect", "--json", predicted, predictor, lora, base_folder, picture)
+    kinds = [report["kind"] for report in ran.json["files"]]
+    assert ran.code == 0 and kinds == ["identity", "hypernetwork", "LoRA", "base folder", "picture"]
+
+
+@pytest.mark.parametrize("adapter", ["identity", "lora", "nothing"])
+def test_sample_draws_with_whatever_there_is(
+    run: Callable, adapter: str, base_folder: Path, identity: Path, tmp_path: Path
+) -> None:
+    files = {"identity": identity, "lora": tmp_path / "sofia-lora.safetensors"}
+    if adapter == "lora":
+        assert run("export", identity).code == 0
+    words = ("--identity", files[adapter]) if adapter in files else ()
+    prompt = "a face, sad" if adapter == "nothing" else "a [V] face, sad"
+    out = tmp_path / "out"
+    ran = run("sample", "--prompt", prompt, "--count", "2", "--base", base_folder, "--out", out, *words, *TINY,
+              "--steps", "1", "--json")  # fmt: skip
+    assert ran.code == 0, ran.error
+    assert [Path(one["file"]).exists() for one in ran.json["pictures"]] == [True, True]
+    with Image.open(ran.json["pictures"][1]["file"]) as made:
+        assert made.size == (32, 32) and made.text == {"prompt": ran.json["pictures"][1]["prompt"], "seed": "1"}  # type: ignore[attr-defined]
+
+
+def test_stopping_a_finetune_keeps_the_best_so_far(
+    run: Callable, base_folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "progress", stopping_at_step_1)
+    out = tmp_path / "identity.safetensors"
+    ran = run("finetune", picture, "--base", base_folder, "--out", out, *TINY, "--steps", "3", "--batch", "1")
+    assert ran.code == 130 and "stopped after 1 of 3 steps" in ran.error and str(out) in ran.error
+    assert read_identity(out).rank == 4
+
+
+def test_a_disk_that_fills_up_does_not_lose_the_result(
+    refused: Callable, picture: Path, predictor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperdream_core.errors import OutputError
+    from hyperdream_core.formats import adapter_file
+
+    written = adapter_file.write_identity
+
+    def write(path: Path, identity: Identity) -> None:
+        if path.parent == tmp_path:
+            raise OutputError(f"{path}: cannot be written (No space left on device)")
+        written(path, identity)
+
+    monkeypatch.setattr(adapter_file, "write_identity", write)
+    out = tmp_path / "identity.safetensors"
+    out.write_bytes(b"earlier")
+    said = refused("predict", picture, "--hypernetwork", predictor, "--out", out)
+    kept = Path(said.rpartition("(kept: ")[2].removesuffix(")"))
+    assert "No space left" in said and read_identity(kept).rank == 1 and out.read_bytes() == b"earlier"
+
+
+def test_render_writes_captioned_portraits(run: Callable, tmp_path: Path) -> None:
+    words = ("--people", "2", "--size", "32", "--caption", "smiling, wearing a hat", "--out", tmp_path, "--json")
+    first, second = (run("miniature", "render", *words, "--seed", seed).json["pictures"] for seed in (1, 1))
+    assert first == second and len(first) == 2
+    assert all("smiling, wearing a hat" in one["caption"] for one in first)
+    with Image.open(first[0]["file"]) as made:
+        assert made.size == (32, 32) and made.text["caption"] == first[0]["caption"]  # type: ignore[attr-defined]
+
+
+def test_render_names_what_it_cannot_draw(refused: Callable, tmp_path: Path) -> None:
+    said = refused("miniature", "render", "--caption", "juggling", "--out", tmp_path / "out")
+    assert "'juggling'" in said and "wearing a hat" in said
+
+
+def test_evaluate_prints_the_table_and_keeps_the_figures(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperdream_core.miniature import evaluation
+
+    def evaluate(config: evaluation.EvaluateConfig, *_: object) -> evaluation.EvaluationReport:
+        return evaluation.EvaluationReport((), "| method |", {"rows": {}, "people": config.people})
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    assert run("evaluate", "--people", "7", "--out", tmp_path).out == "| method |\n"
+    assert json.loads((tmp_path / "figures.json").read_text())["people"] == 7
+    assert run("evaluate", "--people", "7", "--json").json == {"table": "| method |", "rows": {}, "people": 7}
+
+
+def test_build_takes_toy_sizes_a_file_and_flags_in_that_order(tmp_path: Path) -> None:
+    from hyperdream_core.cli.entry import build_parser
+    from hyperdream_core.cli.world import _recipe_config
+
+    (tmp_path / "recipe.json").write_text('{"pets": 5, "contexts": 3, "base": {"steps": 9}}')
+    words = ["miniature", "build", "--quick", "--config", str(tmp_path / "recipe.json"), "--contexts", "4"]
+    config = _recipe_config(build_parser(words).parse_args(words))
+    assert (config.processes, config.pets, config.contexts, config.base.steps) == (1, 5, 4, 9)
+
+
+def test_a_stopped_build_says_how_to_go_on(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperdream_core.miniature import publish
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "publish", stop)
+    ran = run("miniature", "build", "--work", tmp_path / "work", "--out", tmp_path / "out")
+    assert ran.code == 130 and f"are in {tmp_path / 'work'}; the same command goes on" in ran.error
+
+
+@contextmanager
+def stopping_at_step_1(console: Console, label: str, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
+    def progress(step: int, total: int) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    yield progress

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hyperdream_core.cli import commands, entry
+from hyperdream_core.errors import Cancelled, ConfigError
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("personalize", "predict", "finetune", "sample", "export", "inspect", "evaluate", "miniature")
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    code = "import sys; from hyperdream_core.cli import main; main(['--help']); print(sorted(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    listing, modules = ran.stdout.rsplit("\n", 2)[:2]
+    assert set(NAMES) == set(commands.COMMANDS)
+    assert all(f"    {name} " in listing or f"    {name}\n" in listing for name in NAMES)
+    assert not {"torch", "diffusers", "numpy", "PIL"} & set(modules[2:-2].split("', '"))
+
+
+def test_the_module_runs_as_the_console_script_does() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "hyperdream_core", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0 and ran.stdout.startswith("hyperdream ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_flag_has_help(name: str) -> None:
+    parser = entry.build_parser([name])
+    below = parser._subparsers._group_actions[0].choices[name]  # type: ignore[union-attr, index, call-overload]
+    missing = [action.option_strings or action.dest for action in below._actions if not action.help]
+    assert name == "miniature" or not missing
+    assert "(default: )" not in below.format_help()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "no command given"),
+        (("frobnicate",), "invalid choice: 'frobnicate'"),
+        (("predict",), "required: PICTURE"),
+        (("predict", "a.png", "--refine-steps", "two"), "invalid whole number value: 'two'"),
+        (("predict", "a.png", "--refine-steps", "9" * 30), "invalid whole number value"),
+        (("sample", "--prompt", "x", "--strength", "nan"), "invalid number value: 'nan'"),
+        (("miniature",), "required: build|render"),
+    ],
+)
+def test_a_wrong_command_line_is_said_and_gives_2(run: Callable, words: tuple[str, ...], said: str) -> None:
+    ran = run(*words)
+    assert ran.code == 2 and said in ran.error and ran.out == ""
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_errors_are_one_json_object_where_that_was_asked(run: Callable, place: str) -> None:
+    words = ["--json", "inspect"] if place == "before" else ["inspect", "--json"]
+    ran = run(*words)
+    assert (ran.json["error"], ran.json["exit_code"], ran.code) == ("usage", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("rank must be 1 or more, got 0"), 1, "hyperdream: rank must be 1 or more, got 0"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), 1, "a.png: cannot be read or written (No space"),
+        (MemoryError(), 1, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), 1, "not enough"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C; nothing had been written yet"),
+        (Cancelled("stopped after 3 of 8 subjects"), 130, "stopped after 3 of 8 subjects; nothing"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_sentence(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("", commands._add_inspect, fail))  # type: ignore[arg-type]
+    ran = run("--json", "inspect", "x")
+    assert (ran.code, ran.json["exit_code"]) == (code, code)
+    assert said in ran.error and len(ran.error.splitlines()) == 1 and json.loads(ran.out)["message"] in ran.error
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("", commands._add_inspect, fail))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run("inspect", "x")
