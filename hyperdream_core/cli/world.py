@@ -100,24 +100,17 @@ def build(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _recipe_config(arguments: argparse.Namespace) -> RecipeConfig:
-    from ..config import config_from_json
+    from ..config import config_from_json, config_to_json
     from ..errors import ConfigError
-    from ..miniature.recipe import RecipeConfig
+    from ..miniature.recipe import RecipeConfig, quick
 
-    values: dict[str, Any] = dict(_QUICK) if arguments.quick else {}
+    values: dict[str, Any] = config_to_json(quick() if arguments.quick else RecipeConfig())
     if arguments.config:
         try:
             values.update(json.loads(arguments.config.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{arguments.config}: is not a readable JSON object ({error}); correct it") from error
     return config_from_json(RecipeConfig, {**values, **given_values(RecipeConfig, arguments)})
-
-
-_STEPS = {"steps": 2, "warmup": 1}
-_QUICK = {
-    "people": 16, "contexts": 2, "pets": 8, "judge_people": 16, "judge_contexts": 2, "processes": 1,
-    **dict.fromkeys(("decoder", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork"), _STEPS),
-}  # fmt: skip
 
 
 def _add_render(parser: argparse.ArgumentParser) -> None:
@@ -146,8 +139,10 @@ def render(arguments: argparse.Namespace, console: Console) -> Outcome:
     from ..data.images import save_image
     from ..errors import ConfigError
     from ..miniature.captions import make_captions
-    from ..miniature.people import random_people, random_view, render_people
+    from ..miniature.people import random_people
     from ..miniature.pets import random_pets, render_pets
+    from ..miniature.portrait import render_people
+    from ..miniature.view import random_view
 
     for name, least in (("people", 1), ("contexts", 1), ("size", 32), ("seed", 0)):
         if getattr(arguments, name) < least:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from .captions import Context, random_context, reference_context
-from .people import People, random_people, random_view, render_people
+from .people import People, random_people
 from .pets import Pets, random_pets, render_pets
+from .portrait import render_people
+from .view import View, random_view
 
 SEEDS = {"base": 1, "judges": 2, "validation": 3, "test": 999}
 """Seeds of the disjoint populations: trained on, judged by, tuned on, reported on."""
@@ -89,7 +91,7 @@ def build_corpus(
     return Corpus(np.load(path, mmap_mode="r"), people, context)
 
 
-def _render(subjects: People | Pets, context: Context, view: Any, rows: Tensor, contexts: int, size: int) -> Tensor:
+def _render(subjects: People | Pets, context: Context, view: View, rows: Tensor, contexts: int, size: int) -> Tensor:
     chosen_view = type(view)(**{name: value[rows] for name, value in vars(view).items()})
     if isinstance(subjects, People):
         return render_people(subjects[rows // contexts], context[rows], chosen_view, size)

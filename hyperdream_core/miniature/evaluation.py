@@ -33,7 +33,9 @@ from ..pipelines.stored_hypernetwork import load_hypernetwork
 from .captions import Context, make_captions, random_context, reference_context
 from .corpus import SEEDS
 from .judges import AttributeJudge, IdentityJudge, attribute_accuracy, load_judges
-from .people import People, random_people, random_view, render_people
+from .people import People, random_people
+from .portrait import render_people
+from .view import random_view
 
 METHODS = ("ceiling", "other people", "copy", "base", "prediction", "wrong reference", "mean prediction")
 

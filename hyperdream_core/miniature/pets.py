@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .captions import Context
 from .drawing import Canvas, arc, box, ellipse, grid, palette
-from .people import View, seen
 from .scenery import HeadFrame, apply_style, paint_accessories, paint_background
+from .view import View, seen
 
 TRAITS = ("width", "length", "ear_size", "ear_spread", "eye_size", "eye_spacing", "muzzle", "patch_x", "patch_size",
           "coat_shade", "tilt")  # fmt: skip

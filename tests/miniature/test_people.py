@@ -7,8 +7,10 @@ from dataclasses import replace
 import torch
 
 from hyperdream_core.miniature.captions import Context, random_context
-from hyperdream_core.miniature.people import HAIR_STYLES, TRAITS, random_people, random_view, render_people
+from hyperdream_core.miniature.people import HAIR_STYLES, TRAITS, random_people
 from hyperdream_core.miniature.pets import random_pets, render_pets
+from hyperdream_core.miniature.portrait import render_people
+from hyperdream_core.miniature.view import random_view
 
 
 def _portraits(count: int = 4, seed: int = 0) -> torch.Tensor:
