@@ -73,7 +73,8 @@ def solve_encoder_(autoencoder: Any, pictures: Tensor) -> None:
             for y in range(2):
                 for x in range(2):
                     convolution.weight[4 * c + 2 * y + x, c, 1 + y, 1 + x] = 1.0
-    nested = rearrange(components, "(c y0 y1 y2 x0 x1 x2) k -> k (c y2 x2 y1 x1) y0 x0", c=3, y0=2, y1=2, y2=2, x0=2, x1=2)  # fmt: skip
+    bits = {"y0": 2, "y1": 2, "y2": 2, "x0": 2, "x1": 2, "x2": 2}
+    nested = rearrange(components, "(c y0 y1 y2 x0 x1 x2) k -> k (c y2 x2 y1 x1) y0 x0", c=3, **bits)
     fourth.weight[:channels, :48, 1:, 1:] = nested.float()
     last.weight[range(channels), range(channels), 1, 1] = 1.0
     last.bias.copy_(-(patches.mean(0) @ components).float())

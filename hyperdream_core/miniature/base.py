@@ -88,6 +88,7 @@ class BaseObjective(nn.Module):
     def __init__(self, unet: Any, text_encoder: Any, tokenizer: Any, noise_power: float = 1.4) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.tokenizer, self.noise_power = unet, text_encoder, tokenizer, noise_power
+        self.alpha_bar: Tensor
         self.register_buffer("alpha_bar", alphas_cumprod().float(), persistent=False)
 
     def forward(self, batch: BaseBatch, generator: torch.Generator) -> Tensor:

@@ -138,7 +138,8 @@ def _set_up(config: EvaluateConfig, weights: Path) -> _Trial:
     identity_judge, attribute_judge = load_judges(weights / "judges")
     generator = torch.Generator().manual_seed(SEEDS[config.population])
     people = random_people(config.people, generator)
-    references = render_people(people, reference_context(config.people, generator), random_view(config.people, generator))
+    plain = reference_context(config.people, generator)
+    references = render_people(people, plain, random_view(config.people, generator))
     count = config.people * config.prompts
     context = random_context(count, generator)
     with torch.no_grad():
@@ -235,8 +236,12 @@ def _stacked(identities: Sequence[Identity], copies: int) -> dict[str, LoraPair]
     """One adapter per picture: `copies` of each identity's."""
     expanded = [identity.expand() for identity in identities]
     return {
-        name: LoraPair(*(torch.stack([getattr(one[name], side) for one in expanded]).repeat_interleave(copies, 0)
-                         for side in ("down", "up")))  # fmt: skip
+        name: LoraPair(
+            *(
+                torch.stack([getattr(one[name], side) for one in expanded]).repeat_interleave(copies, 0)
+                for side in ("down", "up")
+            )
+        )  # fmt: skip
         for name in (expanded[0] if expanded else {})
     }
 

@@ -21,7 +21,7 @@ class Trunk(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 160)) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)
-        stages = []
+        stages: list[nn.Module] = []
         for before, after in zip(widths, (*widths[1:], widths[-1]), strict=True):
             stages.append(_Block(before))
             stages.append(nn.Conv2d(before, after, 3, stride=2, padding=1))

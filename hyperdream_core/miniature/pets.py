@@ -96,9 +96,7 @@ def _ears(canvas: Canvas, x: Tensor, y: Tensor, pets: Pets, frame: HeadFrame, co
         canvas.paint(canvas.cover(disc + 0.07) * kinds[2], pink)
 
 
-def _face(
-    canvas: Canvas, x: Tensor, y: Tensor, pets: Pets, context: Context, coat: Tensor, frame: HeadFrame
-) -> None:
+def _face(canvas: Canvas, x: Tensor, y: Tensor, pets: Pets, context: Context, coat: Tensor, frame: HeadFrame) -> None:
     calm, smiling, sad, surprised = ((context.expression == i).float().reshape(-1, 1, 1) for i in range(4))
     ink = torch.full((len(pets), 3), 0.07)
     white = torch.full((len(pets), 3), 0.97)

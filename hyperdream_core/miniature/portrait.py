@@ -239,8 +239,8 @@ class _Portrait:
         sides = torch.maximum(cap, torch.maximum(self.y - self.eye_y - 0.05, self.width * 0.86 - self.x.abs()))
         short = torch.minimum(short, sides)
         buzz = torch.maximum(self.head - 0.012, self.y - edge)
-        parted = torch.maximum(cap, self.y - (line - 0.02 + 0.34 * (x + 0.16).clamp(min=0.0) + 1.6 * (-x - 0.16).clamp(min=0.0)))
-        parted = torch.minimum(parted, sides)
+        parting = 0.34 * (x + 0.16).clamp(min=0.0) + 1.6 * (-x - 0.16).clamp(min=0.0)
+        parted = torch.minimum(torch.maximum(cap, self.y - (line - 0.02 + parting)), sides)
         fringe = torch.maximum(cap, self.y - (self.eye_y - 0.185) - 0.022 * torch.sin(30.0 * x) - 0.30 * x**2)
         curly = torch.maximum(cap - 0.05, self.y - edge - 0.035 * torch.sin(24.0 * x)) - 0.02
         swept = torch.maximum(cap, self.y - (line - 0.05 + 0.95 * x.abs() ** 1.5))

@@ -70,7 +70,8 @@ def write_card(target: Path, table: str, figures: Mapping[str, Any]) -> None:
     """Write the model card: what was trained, on what, for how long, and the trial's table."""
     facts = json.loads((target / "recipe.json").read_text())
     seconds = "\n".join(f"| {stage} | {value:.0f} |" for stage, value in facts["seconds"].items())
-    (target / CARD).write_text(_CARD.format(table=table, seconds=seconds, sizes=facts["sizes"], trial=figures["config"]))
+    card = _CARD.format(table=table, seconds=seconds, sizes=facts["sizes"], trial=figures["config"])
+    (target / CARD).write_text(card)
 
 
 _CARD = """# The miniature
@@ -81,21 +82,21 @@ OpenAI CLIP's (MIT).
 
 ## What is trained
 
-- **Base** (`base/`, and `miniature.safetensors` in the single-file layout): UNet of SD 1.x topology, 32 to 128 channels,
-  v-prediction; CLIP text encoder of width 64; VAE of factor 8 with 8 latent channels, its encoder solved for (principal
-  components), its decoder trained. {sizes[people]} people x {sizes[contexts]} pictures and {sizes[pets]} pets x {sizes[contexts]} pictures.
+- **Base** (`base/`, and `miniature.safetensors` in the single-file layout): UNet of SD 1.x topology, 32 to 128
+  channels, v-prediction; CLIP text encoder of width 64; VAE of factor 8 with 8 latent channels, its encoder solved for (principal
+  components), its decoder trained. {sizes[people]} people and {sizes[pets]} pets, {sizes[contexts]} pictures of each.
 - **Predictor** (`hypernetwork.safetensors`): trained end to end through the frozen base on the same people. Its image
-  encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels, which
-  real photographs do not have.
-- **Judges** (`judges/`): identity embedder and attribute classifier, on {sizes[judge_people]} other people. No predictor is trained
-  with or conditioned on them.
+  encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels,
+  which real photographs do not have.
+- **Judges** (`judges/`): identity embedder and attribute classifier, on {sizes[judge_people]} other people. No predictor is
+  trained with or conditioned on them.
 
 The people of the trial are in none of these.
 
 ## Figures
 
-{trial[people]} unseen people x {trial[prompts]} prompts, seed {trial[seed]}, {trial[sample_steps]} steps, guidance {trial[guidance_scale]}; 95 % intervals
-over people; `hyperdream evaluate`.
+{trial[people]} unseen people x {trial[prompts]} prompts, seed {trial[seed]}, {trial[sample_steps]} steps, guidance
+{trial[guidance_scale]}; 95 % intervals over people; `hyperdream evaluate`.
 
 {table}
 

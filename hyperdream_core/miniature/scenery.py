@@ -95,9 +95,7 @@ def _sunset(canvas: Canvas, x: Tensor, y: Tensor, light: Tensor, place: Tensor) 
     canvas.paint(canvas.cover(-(y - 0.45 - 0.06 * torch.sin(3.0 * x + 1.0)), 2.0), _colour(canvas, 0.28, 0.13, 0.27))
 
 
-def paint_accessories(
-    canvas: Canvas, x: Tensor, y: Tensor, frame: HeadFrame, accessory: Tensor, hue: Tensor
-) -> None:
+def paint_accessories(canvas: Canvas, x: Tensor, y: Tensor, frame: HeadFrame, accessory: Tensor, hue: Tensor) -> None:
     """Paint glasses, hat, headphones and scarf (indices 1 to 4); `hue` (b,) in 0..1 picks the colour."""
     colours = [(0.80, 0.20, 0.22), (0.16, 0.38, 0.72), (0.16, 0.55, 0.38), (0.93, 0.68, 0.18)]
     for index, paint in ((1, _glasses), (2, _hat), (3, _headphones), (4, _scarf)):
@@ -117,8 +115,12 @@ def _glasses(canvas: Canvas, x: Tensor, y: Tensor, frame: HeadFrame, colour: Ten
         canvas.paint(canvas.cover(lens) * 0.18, _colour(canvas, 0.75, 0.88, 1.0))
         canvas.paint(canvas.cover(lens.abs() - 0.022), dark)
         arm_x = (frame.eye_spacing + 0.155 + frame.half_width) * 0.5
-        arm = box(x - side * arm_x - 0.5 * frame.face_x, y - frame.eye_height + 0.02,
-                  (frame.half_width - frame.eye_spacing - 0.155).clamp(min=0.01) * 0.5 + 0.02, 0.016)
+        arm = box(
+            x - side * arm_x - 0.5 * frame.face_x,
+            y - frame.eye_height + 0.02,
+            (frame.half_width - frame.eye_spacing - 0.155).clamp(min=0.01) * 0.5 + 0.02,
+            0.016,
+        )
         canvas.paint(canvas.cover(arm), dark)
     bridge = box(x - frame.face_x, y - frame.eye_height + 0.01, frame.eye_spacing - 0.145, 0.02)
     canvas.paint(canvas.cover(bridge), dark)

@@ -22,7 +22,6 @@ from ..pipelines.training import is_main_process, train
 from . import autoencoder as vae
 from .base import SCHEDULE, BaseObjective, draw_base_batch, drop_captions, new_text_encoder, new_unet
 from .captions import Context
-from .corpus import Corpus
 from .judges import AttributeJudge, AttributeObjective, IdentityJudge, IdentityObjective
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def train_encoder(recipe: Recipe) -> None:
     faces, references = recipe.corpus("faces"), recipe.corpus("references")
     targets = references.subjects.targets()  # type: ignore[union-attr]
     torch.manual_seed(0)
-    encoder = build_image_encoder(HYPERNETWORK.image_encoder)
+    encoder = new_image_encoder()
     objective = EncoderObjective(RegressionHead(encoder, targets.shape[1]))
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -171,11 +170,18 @@ def train_encoder(recipe: Recipe) -> None:
         _publish(recipe.folder / "encoder", save)
 
 
+def new_image_encoder() -> ConvImageEncoder:
+    """The predictor's image encoder, untrained."""
+    encoder = build_image_encoder(HYPERNETWORK.image_encoder)
+    assert isinstance(encoder, ConvImageEncoder)
+    return encoder
+
+
 def load_encoder(folder: Path) -> ConvImageEncoder:
     """The pretrained image encoder."""
     from safetensors.torch import load_file
 
-    encoder = build_image_encoder(HYPERNETWORK.image_encoder)
+    encoder = new_image_encoder()
     encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     return encoder.train(False).requires_grad_(False)
 
@@ -219,7 +225,8 @@ def train_hypernetwork(recipe: Recipe) -> None:
 
     def save(path: Path) -> None:
         path.mkdir()
-        facts = {"steps": recipe.config.hypernetwork.steps, "seed": recipe.config.seed, "people": len(latents)}
+        config = recipe.config
+        facts: dict[str, float] = {"steps": config.hypernetwork.steps, "seed": config.seed, "people": len(latents)}
         if losses:
             facts["loss"] = round(sum(losses[-100:]) / len(losses[-100:]), 4)
         save_hypernetwork(path / "hypernetwork.safetensors", hypernetwork, base_fingerprint=base.fingerprint(),

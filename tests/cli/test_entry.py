@@ -82,7 +82,7 @@ def test_what_a_user_can_cause_is_one_sentence(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("", commands._add_inspect, fail))  # type: ignore[arg-type]
+    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("fail", commands._add_inspect, fail))  # type: ignore[arg-type]
     ran = run("--json", "inspect", "x")
     assert (ran.code, ran.json["exit_code"]) == (code, code)
     assert said in ran.error and len(ran.error.splitlines()) == 1 and json.loads(ran.out)["message"] in ran.error
@@ -92,6 +92,6 @@ def test_a_mistake_of_ours_keeps_its_traceback(run: Callable, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("", commands._add_inspect, fail))  # type: ignore[arg-type]
+    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("fail", commands._add_inspect, fail))  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run("inspect", "x")
