@@ -55,7 +55,7 @@ def solve_encoder_(autoencoder: Any, pictures: Tensor) -> None:
         pictures: (n, 3, h, w) in 0..1.
     """
     first, second, third, fourth, last = autoencoder.encoder.layers
-    channels, width = last.weight.shape[:2]
+    channels = len(last.weight)
     patches = rearrange(pictures.double(), "n c (h y) (w x) -> (n h w) (c y x)", y=PATCH, x=PATCH)
     values, vectors = torch.linalg.eigh(torch.cov(patches.T))
     values, vectors = values.flip(0)[:channels], vectors.flip(1)[:, :channels]

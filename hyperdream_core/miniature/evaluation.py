@@ -241,7 +241,7 @@ def _stacked(identities: Sequence[Identity], copies: int) -> dict[str, LoraPair]
                 torch.stack([getattr(one[name], side) for one in expanded]).repeat_interleave(copies, 0)
                 for side in ("down", "up")
             )
-        )  # fmt: skip
+        )
         for name in (expanded[0] if expanded else {})
     }
 
