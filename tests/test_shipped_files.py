@@ -21,7 +21,7 @@ SCRIPT_WORDS = re.compile(r"\beval\(|\.connect\(|\.send\(|\bXMLHttpRequest\b|\bW
 LONGEST_FILE = 400
 LARGEST_FILE = 20_000_000
 
-FOLDERS = {".ci", "benchmarks", "examples", "hyperdream_core", "nodes", "scripts", "tests", "weights", "web"}
+FOLDERS = {".ci", "benchmarks", "docs", "examples", "hyperdream_core", "nodes", "scripts", "tests", "weights", "web"}
 FILES = {
     ".comfyignore",
     ".gitattributes",
