@@ -41,7 +41,9 @@ class RecipeConfig:
     """Pictures of each of those."""
     decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=900, learning_rate=2e-3))
     """Training of the VAE's decoder; 16 crops a step and process."""
-    base: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=2500, learning_rate=1.2e-3))
+    base: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(steps=1900, learning_rate=1.2e-3, horizon=2500, cooldown=300)
+    )
     """Training of text encoder and UNet; 32 latents a step and process."""
     identity_judge: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(steps=250, learning_rate=1.5e-3, warmup=50)
@@ -53,7 +55,7 @@ class RecipeConfig:
     """Training of the attribute judge; 64 pictures a step and process."""
     encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=600, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
-    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=700, learning_rate=8e-4))
+    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=500, learning_rate=8e-4))
     """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
     processes: int = 2
     """Processes that average their gradients; one thread each."""

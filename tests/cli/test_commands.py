@@ -159,7 +159,7 @@ def test_a_stopped_build_says_how_to_go_on(run: Callable, tmp_path: Path, monkey
 
     monkeypatch.setattr(publish, "publish", stop)
     ran = run("miniature", "build", "--work", tmp_path / "work", "--out", tmp_path / "out")
-    assert ran.code == 130 and f"are in {tmp_path / 'work'}; the same command goes on" in ran.error
+    assert ran.code == 130 and f"are kept in {tmp_path / 'work'}; the same command goes on" in ran.error
 
 
 @contextmanager

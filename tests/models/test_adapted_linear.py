@@ -161,6 +161,36 @@ def test_gradients_reach_pairs_strength_and_input(base: TwoLayers, samples: tupl
     assert all(parameter.grad is None for parameter in base.parameters())
 
 
+@pytest.mark.parametrize("samples", [(), (2,)])
+def test_a_frozen_layer_has_the_gradients_of_one_that_is_trained_too(base: TwoLayers, samples: tuple[int, ...]) -> None:
+    def gradients() -> list[Tensor]:
+        pairs, x = draw_pairs(samples=samples), draw(2, 6, 5).requires_grad_()
+        factors = [factor.requires_grad_() for pair in pairs.values() for factor in (pair.down, pair.up)]
+        with live(base, pairs, 0.7):
+            base(x).square().sum().backward()
+        return [tensor.grad for tensor in (x, *factors)]
+
+    frozen = gradients()
+    base.requires_grad_(True)
+    for one, other in zip(frozen, gradients(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(parameter.grad is not None for parameter in base.parameters())
+
+
+@pytest.mark.parametrize("samples", [(), (2,)])
+def test_gradients_under_autocast_are_those_without(base: TwoLayers, samples: tuple[int, ...]) -> None:
+    def gradients(enabled: bool) -> list[Tensor]:
+        pairs = draw_pairs(rank=1, samples=samples)
+        factors = [factor.requires_grad_() for pair in pairs.values() for factor in (pair.down, pair.up)]
+        with live(base, pairs), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            base(draw(2, 6, 5)).float().sum().backward()
+        return [factor.grad for factor in factors]
+
+    for one, other in zip(gradients(True), gradients(False), strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.2)  # bfloat16 keeps three digits of each term
+
+
 def test_without_anything_to_train_no_graph_is_built(base: TwoLayers) -> None:
     with live(base, draw_pairs()):
         assert not base(draw(6, 5)).requires_grad
