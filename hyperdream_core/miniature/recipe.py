@@ -39,21 +39,21 @@ class RecipeConfig:
     """Other people, for the judges."""
     judge_contexts: int = 10
     """Pictures of each of those."""
-    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=900, learning_rate=2e-3))
+    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1500, learning_rate=2e-3))
     """Training of the VAE's decoder; 16 crops a step and process."""
     base: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(steps=1900, learning_rate=1.2e-3, horizon=2500, cooldown=300)
     )
     """Training of text encoder and UNet; 32 latents a step and process."""
     identity_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=250, learning_rate=1.5e-3, warmup=50)
+        default_factory=lambda: TrainingConfig(steps=350, learning_rate=1.5e-3, warmup=50)
     )
     """Training of the identity judge; 64 people a step and process."""
     attribute_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=200, learning_rate=1.5e-3, warmup=50)
+        default_factory=lambda: TrainingConfig(steps=250, learning_rate=1.5e-3, warmup=50)
     )
     """Training of the attribute judge; 64 pictures a step and process."""
-    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=600, learning_rate=1.5e-3, warmup=50))
+    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=800, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
     hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=500, learning_rate=8e-4))
     """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
