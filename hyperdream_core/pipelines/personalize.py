@@ -124,6 +124,9 @@ def personalize(
         if not job.adapters:
             raise
         job.cancelled = True
+        if not results.written:
+            # Stopped between the prediction and the polish.
+            job.save(FinetuneResult(job.adapters["predicted"], (), 0.0, cancelled=True))
     report = job.report()
     results.keep_json(f"{job.config.name}-report.json", report)
     results.close()

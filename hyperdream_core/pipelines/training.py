@@ -86,7 +86,8 @@ def train(
         draw_batch: called with the step's generator.
         config: budget and optimiser.
         checkpoint: file to save to and resume from; a finished one is loaded and nothing is trained.
-        progress: called with (step, steps) between steps; raising there stops cleanly after a save.
+        progress: called with (step, steps) between steps, in the main process; raising there stops cleanly after a
+            save.
         device: where the objective lives; batches are the objective's own business.
 
     Returns:
@@ -108,7 +109,7 @@ def train(
     step = first
     try:
         for step in range(first, config.steps):
-            if progress is not None:
+            if progress is not None and accelerator.is_main_process:
                 progress(step, config.steps)
             generator = step_generator(config.seed, step, accelerator.process_index)
             loss = wrapped(draw_batch(generator), generator)

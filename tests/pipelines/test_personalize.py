@@ -126,6 +126,18 @@ def test_stopping_keeps_what_is_finished(
     assert read_identity(result.files[0]).rank == 1
 
 
+def test_stopping_before_the_polish_keeps_the_prediction(
+    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+) -> None:
+    @contextmanager
+    def stage(label: str) -> Iterator[Progress]:
+        raise KeyboardInterrupt
+        yield
+
+    result = run(base, predictor, references, tmp_path, watch=Watch(stage=stage))
+    assert result.cancelled and read_identity(result.files[0]).rank == result.identity.rank == 1
+
+
 def test_a_result_that_cannot_be_written_at_the_end_is_kept_elsewhere(
     base: DiffusersBase, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
