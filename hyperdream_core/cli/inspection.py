@@ -46,8 +46,9 @@ def format_report(report: Mapping[str, Any]) -> str:
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
         if key == "bytes":
             shown = f"{value / 1000:,.1f} KB"
-        lines.append(f"  {key.replace('_', ' '):<18} {shown:.4g}" if isinstance(shown, float) else
-                     f"  {key.replace('_', ' '):<18} {shown}")  # fmt: skip
+        elif isinstance(value, float):
+            shown = f"{value:.4g}"
+        lines.append(f"  {key.replace('_', ' '):<18} {shown}")
     return "\n".join(lines)
 
 
