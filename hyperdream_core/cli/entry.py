@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises for what a user can cause."""
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(as_json="--json" in words)
+    level = logging.root.manager.disable
+    # diffusers and transformers log what they find odd about our own sound files.
+    logging.disable(logging.WARNING)
     try:
         arguments = build_parser(words).parse_args(words)
         if arguments.run is None:
@@ -46,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if message is None:
             raise
         return _fail(console, type(error).__name__, message, EXIT_ERROR)
+    finally:
+        logging.disable(level)
 
 
 class UsageError(Exception):

@@ -75,12 +75,15 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def build(arguments: argparse.Namespace, console: Console) -> Outcome:
     """The recipe, its trial, and the model card."""
+    from transformers.utils import logging as transformers_logging
+
     from ..miniature.evaluation import EvaluateConfig
     from ..miniature.evaluation import evaluate as run
     from ..miniature.publish import publish, write_card
     from ..miniature.recipe import Recipe
 
     config = _recipe_config(arguments)
+    transformers_logging.disable_progress_bar()
     for folder in (arguments.work, arguments.out):
         console.open_results(folder)
     console.on_stop = (
@@ -107,9 +110,13 @@ def _recipe_config(arguments: argparse.Namespace) -> RecipeConfig:
     values: dict[str, Any] = config_to_json(quick() if arguments.quick else RecipeConfig())
     if arguments.config:
         try:
-            values.update(json.loads(arguments.config.read_text("utf-8")))
+            read = dict(json.loads(arguments.config.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{arguments.config}: is not a readable JSON object ({error}); correct it") from error
+        for name, value in read.items():
+            # A stage's settings that the file leaves out stay as the recipe has them.
+            both = isinstance(value, dict) and isinstance(values.get(name), dict)
+            values[name] = {**values[name], **value} if both else value
     return config_from_json(RecipeConfig, {**values, **given_values(RecipeConfig, arguments)})
 
 

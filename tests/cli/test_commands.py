@@ -144,11 +144,13 @@ def test_evaluate_prints_the_table_and_keeps_the_figures(
 def test_build_takes_toy_sizes_a_file_and_flags_in_that_order(tmp_path: Path) -> None:
     from hyperdream_core.cli.entry import build_parser
     from hyperdream_core.cli.world import _recipe_config
+    from hyperdream_core.miniature.recipe import quick
 
     (tmp_path / "recipe.json").write_text('{"pets": 5, "contexts": 3, "base": {"steps": 9}}')
     words = ["miniature", "build", "--quick", "--config", str(tmp_path / "recipe.json"), "--contexts", "4"]
     config = _recipe_config(build_parser(words).parse_args(words))
     assert (config.processes, config.pets, config.contexts, config.base.steps) == (1, 5, 4, 9)
+    assert config.base.learning_rate == quick().base.learning_rate
 
 
 def test_a_stopped_build_says_how_to_go_on(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
