@@ -1,0 +1,101 @@
+"""Bases with the true shape of a family and random weights: time and memory do not depend on what the weights say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperdream_core.bases import BaseFamily
+from hyperdream_core.miniature.autoencoder import new_autoencoder
+from hyperdream_core.miniature.base import SCHEDULE
+from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
+from hyperdream_core.pipelines.base import Conditioning
+from hyperdream_core.pipelines.loading import DiffusersBase, alphas_cumprod_of
+from hyperdream_core.pipelines.single_file import UNET, _tokenizer, text_config, unet_config
+
+TEXT_TOKENS = 77
+
+
+class EncodedBase(DiffusersBase):
+    """A UNet alone; text and pictures come encoded, as random numbers. So only what runs at every step is measured."""
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        return Conditioning(self._random(len(prompts), TEXT_TOKENS, self.family.unet.context_dim))
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        sides = (side // self.family.vae_factor for side in images.shape[-2:])
+        return self._random(len(images), self.family.latent_channels, *sides)
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+
+def encoded_base(family: BaseFamily, device: str, dtype: torch.dtype) -> EncodedBase:
+    """A base of which only the UNet is real."""
+    unet = _new_unet(family, device, dtype)
+    return EncodedBase(
+        family=family,
+        unet=unet,
+        vae=nn.Identity(),
+        text_encoders=(),
+        tokenizers=(),
+        scheduler_config=SCHEDULE,
+        alphas_cumprod=alphas_cumprod_of(SCHEDULE),
+    )
+
+
+def whole_base(family: BaseFamily, device: str, dtype: torch.dtype) -> DiffusersBase:
+    """A base with all of its parts."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+    with torch.device(device):
+        # Four levels of these widths: the VAE of SD 1.x, 2.x and SDXL.
+        vae = new_autoencoder() if family.name == "miniature" else AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            scaling_factor=family.scaling_factor,
+        )  # fmt: skip
+        encoders = [CLIPTextModel(text_config(encoder, {})) for encoder in family.text_encoders]
+    return DiffusersBase(
+        family=family,
+        unet=_new_unet(family, device, dtype),
+        vae=_frozen(vae, dtype),
+        text_encoders=tuple(_frozen(encoder, dtype) for encoder in encoders),
+        tokenizers=tuple(_tokenizer(encoder) for encoder in family.text_encoders),
+        scheduler_config=SCHEDULE,
+        alphas_cumprod=alphas_cumprod_of(SCHEDULE),
+    )
+
+
+def new_hypernetwork(family: BaseFamily, device: str, dtype: torch.dtype) -> Hypernetwork:
+    """Of the usual size: the small convolutional encoder for the miniature, a ViT-L/14 for the large families."""
+    config = HypernetworkConfig(family=family.name)
+    if family.name != "miniature":
+        sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+        vit = {"kind": "vit", "model_type": "clip_vision_model", "model": {**sizes, "patch_size": 14}}
+        config = HypernetworkConfig(family=family.name, width=1024, heads=16, image_encoder=vit)
+    with torch.device(device):
+        network = Hypernetwork(config)
+    return network.to(device, dtype).train(False)
+
+
+def _new_unet(family: BaseFamily, device: str, dtype: torch.dtype) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    # SD 1.x projects into its transformers with 1x1 convolutions: four axes.
+    shapes = {f"{UNET}middle_block.1.proj_in.weight": (1, 1, 1, 1)}
+    with torch.device(device):
+        return _frozen(UNet2DConditionModel(**unet_config(family, shapes)), dtype)
+
+
+def _frozen(module: Any, dtype: torch.dtype) -> Any:
+    # Tensor by tensor: diffusers' own `to` warns of layers it would keep in float32, and the pipelines keep none.
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return module.requires_grad_(False).train(False)
