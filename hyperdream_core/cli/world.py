@@ -75,6 +75,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def build(arguments: argparse.Namespace, console: Console) -> Outcome:
     """The recipe, its trial, and the model card."""
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     from ..miniature.evaluation import EvaluateConfig
@@ -83,7 +84,8 @@ def build(arguments: argparse.Namespace, console: Console) -> Outcome:
     from ..miniature.recipe import Recipe
 
     config = _recipe_config(arguments)
-    transformers_logging.disable_progress_bar()
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
     for folder in (arguments.work, arguments.out):
         console.open_results(folder)
     console.on_stop = (
