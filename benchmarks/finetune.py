@@ -147,6 +147,8 @@ def measure_seconds(case: Case) -> dict[str, list[float]]:
 def measure_memory(case: Case, what: str) -> float:
     """Peak MB of this process (on CUDA, of the device) after three steps of one kind."""
     base = _base(case)
+    if case.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # the weights were float32 at first
     if what == "ours":
         run_ours(base, case, lambda step, total: None, 3)
     elif what != "idle":

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from hyperdream_core.bases import BaseFamily
+from hyperdream_core.data.bundled import bundled_weights
 from hyperdream_core.miniature.autoencoder import new_autoencoder
 from hyperdream_core.miniature.base import SCHEDULE
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.base import Conditioning
 from hyperdream_core.pipelines.loading import DiffusersBase, alphas_cumprod_of
-from hyperdream_core.pipelines.single_file import UNET, _tokenizer, text_config, unet_config
+from hyperdream_core.pipelines.single_file import UNET, text_config, unet_config
 
 TEXT_TOKENS = 77
 
@@ -48,12 +49,12 @@ def encoded_base(family: BaseFamily, device: str, dtype: torch.dtype) -> Encoded
 
 
 def whole_base(family: BaseFamily, device: str, dtype: torch.dtype) -> DiffusersBase:
-    """A base with all of its parts."""
+    """A base with all of its parts, of a family with one text encoder."""
     from diffusers import AutoencoderKL
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
     with torch.device(device):
-        # Four levels of these widths: the VAE of SD 1.x, 2.x and SDXL.
+        # The VAE of SD 1.x and 2.x.
         vae = new_autoencoder() if family.name == "miniature" else AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -67,7 +68,7 @@ def whole_base(family: BaseFamily, device: str, dtype: torch.dtype) -> Diffusers
         unet=_new_unet(family, device, dtype),
         vae=_frozen(vae, dtype),
         text_encoders=tuple(_frozen(encoder, dtype) for encoder in encoders),
-        tokenizers=tuple(_tokenizer(encoder) for encoder in family.text_encoders),
+        tokenizers=(CLIPTokenizer.from_pretrained(bundled_weights() / "miniature" / "base" / "tokenizer"),),
         scheduler_config=SCHEDULE,
         alphas_cumprod=alphas_cumprod_of(SCHEDULE),
     )

@@ -196,4 +196,6 @@ def combine(features: ImageFeatures, weights: Tensor | None = None) -> ImageFeat
 def _resized(images: Tensor, size: int) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
-    return functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    # In float32: on a CPU torch has no other kernel for it.
+    resized = functional.interpolate(images.float(), (size, size), mode="bicubic", antialias=True)
+    return resized.clamp(0, 1).to(images.dtype)

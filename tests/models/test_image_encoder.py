@@ -60,6 +60,13 @@ def test_other_sizes_are_resized() -> None:
     torch.testing.assert_close(encoder.features(large).tokens, encoder.features(flat).tokens)
 
 
+def test_half_precision_resizes_too() -> None:
+    encoder, large = build_image_encoder(TINY_CONV), pictures(1, 50)
+    expected = encoder.features(large).tokens
+    half = encoder.bfloat16().features(large.bfloat16()).tokens
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)  # bfloat16 keeps three digits
+
+
 def test_a_regression_head_trains_the_encoder_and_is_no_part_of_it() -> None:
     torch.random.manual_seed(0)
     encoder = ConvImageEncoder(**{name: value for name, value in TINY_CONV.items() if name != "kind"})
