@@ -46,16 +46,16 @@ class RecipeConfig:
     )
     """Training of text encoder and UNet; 32 latents a step and process."""
     identity_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=350, learning_rate=1.5e-3, warmup=50)
+        default_factory=lambda: TrainingConfig(steps=160, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the identity judge; 64 people a step and process."""
     attribute_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=250, learning_rate=1.5e-3, warmup=50)
+        default_factory=lambda: TrainingConfig(steps=120, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the attribute judge; 64 pictures a step and process."""
-    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=800, learning_rate=1.5e-3, warmup=50))
+    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=500, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
-    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=500, learning_rate=8e-4))
+    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=400, learning_rate=8e-4))
     """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
     processes: int = 2
     """Processes that average their gradients; one thread each."""

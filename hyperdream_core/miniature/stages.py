@@ -134,11 +134,11 @@ def train_judges(recipe: Recipe) -> None:
 
 
 def _through(autoencoder: Any, pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Every eighth picture seen through the VAE with a little latent noise, so that its texture is no surprise."""
+    """Every sixteenth picture seen through the VAE with a little latent noise, so that its texture is no surprise."""
     with torch.no_grad():
-        codes = vae.encode(autoencoder, pictures[::8])
+        codes = vae.encode(autoencoder, pictures[::16])
         codes = codes + 0.12 * torch.randn(codes.shape, generator=generator)
-        pictures[::8] = vae.decode(autoencoder, codes)
+        pictures[::16] = vae.decode(autoencoder, codes)
     return pictures
 
 

@@ -93,9 +93,11 @@ def train(
     Returns:
         The loss of every step taken in this call, on this process.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    accelerator = Accelerator(cpu=torch.device(device).type == "cpu")
+    # A hypernetwork that refines once does not use what feeds its coefficients back.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=torch.device(device).type == "cpu", kwargs_handlers=[unused])
     objective.to(device)
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
