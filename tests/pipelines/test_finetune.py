@@ -15,7 +15,7 @@ from hyperdream_core.pipelines.combine import truncated
 from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune, finetune_batch
 from hyperdream_core.pipelines.loading import DiffusersBase
 
-CONFIG = FinetuneConfig(steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
+CONFIG = FinetuneConfig(file_rank=0, steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
 
 
 def bits(base: DiffusersBase) -> list[Tensor]:
