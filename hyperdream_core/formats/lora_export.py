@@ -225,4 +225,3 @@ def _named_pairs(path: Path, factors: Mapping[str, dict[str, Tensor]], base: Bas
         _check_sizes(path.name, layer, pair, sizes[layer], base)
         pairs[layer] = pair
     return pairs
-

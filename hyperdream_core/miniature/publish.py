@@ -84,12 +84,13 @@ OpenAI CLIP's (MIT).
 
 - **Base** (`base/`, and `miniature.safetensors` in the single-file layout): UNet of SD 1.x topology, 32 to 128
   channels, v-prediction; CLIP text encoder of width 64; VAE of factor 8 with 8 latent channels, its encoder solved
-  for (principal components), its decoder trained. {sizes[people]} people and {sizes[pets]} pets, {sizes[contexts]} pictures of each.
+  for (principal components), its decoder trained. Trained on {sizes[people]} people and {sizes[pets]} pets,
+  {sizes[contexts]} pictures of each.
 - **Predictor** (`hypernetwork.safetensors`): trained end to end through the frozen base on the same people. Its image
   encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels,
   which real photographs do not have.
-- **Judges** (`judges/`): identity embedder and attribute classifier, on {sizes[judge_people]} other people. No predictor
-  is trained with or conditioned on them.
+- **Judges** (`judges/`): identity embedder and attribute classifier, on {sizes[judge_people]} other people. No
+  predictor is trained with or conditioned on them.
 
 The people of the trial are in none of these.
 

@@ -176,6 +176,4 @@ def whole_unet_in_ldm_names(unet: nn.Module, base) -> dict[str, torch.Tensor]:  
         names.append(f"input_blocks.{index}.0.{'op' if is_resampler else 'in_layers.0'}")
     for index in range(blocks * per_block):
         names.append(f"output_blocks.{index}.0.in_layers.0")
-    return {
-        f"model.diffusion_model.{name}.{kind}": torch.empty(0) for name in names for kind in ("weight", "bias")
-    }
+    return {f"model.diffusion_model.{name}.{kind}": torch.empty(0) for name in names for kind in ("weight", "bias")}

@@ -87,9 +87,7 @@ def test_a_shared_file_names_each_layer_as_hosts_split_keys(path: Path) -> None:
     ("target_set", "dtype", "most"),
     [("attention", torch.float16, 80_000), ("attention+geglu+text", torch.float32, 130_000)],
 )
-def test_a_stable_diffusion_identity_is_small(
-    path: Path, target_set: str, dtype: torch.dtype, most: int
-) -> None:
+def test_a_stable_diffusion_identity_is_small(path: Path, target_set: str, dtype: torch.dtype, most: int) -> None:
     write_identity(path, draw_identity("sd15", target_set), dtype)
     assert path.stat().st_size <= most
     assert read_identity(path).family == "sd15"

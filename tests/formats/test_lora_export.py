@@ -187,9 +187,7 @@ def test_alpha_is_folded_into_up(path: Path) -> None:
 
 
 def test_a_good_citizens_metadata(path: Path) -> None:
-    about = LoraMetadata(
-        title="Sofía", identifier="sks", class_noun="face", license="CC0-1.0", made_by={"steps": "40"}
-    )
+    about = LoraMetadata(title="Sofía", identifier="sks", class_noun="face", license="CC0-1.0", made_by={"steps": "40"})
     write_lora(path, draw_pairs(rank=2), family="miniature", metadata=about)
     with safe_open(path, framework="pt") as file:
         facts = file.metadata()
