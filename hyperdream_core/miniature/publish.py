@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 CARD = "MODEL_CARD.md"
+SINGLE_FILE = "miniature.safetensors"
+"""The base as one checkpoint in the ldm layout, written into the recipe's folder."""
 
 
 def publish(recipe: Recipe, target: Path) -> None:
@@ -41,7 +43,8 @@ def publish(recipe: Recipe, target: Path) -> None:
     for path in judges.glob("*.safetensors"):
         save_file({name: value.half() for name, value in load_file(path).items()}, target / "judges" / path.name)
     shutil.copyfile(predictor / "hypernetwork.safetensors", target / "hypernetwork.safetensors")
-    write_single_file(target / "miniature.safetensors", load_base(target / "base"), torch.float16)
+    # Beside the work and not among the weights: it would double their size.
+    write_single_file(recipe.folder / SINGLE_FILE, load_base(target / "base"), torch.float16)
     (target / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
     write_manifest(target)
 
@@ -82,7 +85,7 @@ OpenAI CLIP's (MIT).
 
 ## What is trained
 
-- **Base** (`base/`, and `miniature.safetensors` in the single-file layout): UNet of SD 1.x topology, 32 to 128
+- **Base** (`base/`; `hyperdream miniature build` also writes it as a single file): UNet of SD 1.x topology, 32 to 128
   channels, v-prediction; CLIP text encoder of width 64; VAE of factor 8 with 8 latent channels, its encoder solved
   for (principal components), its decoder trained. Trained on {sizes[people]} people and {sizes[pets]} pets,
   {sizes[contexts]} pictures of each.

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from hyperdream_core.miniature.evaluation import EvaluateConfig, evaluate
-from hyperdream_core.miniature.publish import publish, write_card
+from hyperdream_core.miniature.publish import SINGLE_FILE, publish, write_card
 from hyperdream_core.miniature.recipe import Recipe, quick
+from hyperdream_core.pipelines.loading import load_base
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,11 @@ def test_the_trial_runs_on_what_was_published(published: tuple[Recipe, Path]) ->
 
 
 def test_the_manifest_lists_every_file_with_its_digest(published: tuple[Recipe, Path]) -> None:
-    _, target = published
+    recipe, target = published
     entries = json.loads((target / "manifest.json").read_text())
-    assert {"hypernetwork.safetensors", "miniature.safetensors", "base/unet/config.json"} <= set(entries)
+    assert {"hypernetwork.safetensors", "base/unet/config.json"} <= set(entries)
     assert entries["recipe.json"]["bytes"] == (target / "recipe.json").stat().st_size
+    assert load_base(recipe.folder / SINGLE_FILE).fingerprint() == load_base(target / "base").fingerprint()
 
 
 def test_a_finished_stage_is_not_trained_again(published: tuple[Recipe, Path]) -> None:
