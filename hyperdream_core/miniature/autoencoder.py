@@ -4,8 +4,9 @@ The encoder is not trained but solved for: the first principal components of 8x8
 into strided convolutions. So the latents are known in seconds, and the base and the decoder can be trained
 independently of each other. The decoder, which sees a patch's neighbours too, wins back what the components leave out.
 
-Measured on 100 unseen portraits, linear reconstruction alone: 22.0 dB with 4 components, 24.9 with 8, 27.9 with 16.
-Four, all that Automatic1111 can express, lose the eyes; sixteen make a base of this size worse.
+Measured on unseen portraits, linear reconstruction alone: 22.0 dB with 4 components, 24.9 with 8, 27.9 with 16; with
+the trained decoder 29.5 dB with 8, and 24.5 after half as many steps with 4, all that Automatic1111 can express,
+whose eyes are blurred.
 """
 
 from __future__ import annotations
