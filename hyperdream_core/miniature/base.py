@@ -16,24 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.noise import add_noise, alphas_cumprod, biased_t, to_timestep, velocity
+from ..pipelines.single_file import SCHEDULE as SD_SCHEDULE
 from .autoencoder import LATENT_CHANNELS
 from .captions import IDENTIFIER, Context, make_captions
 from .corpus import Corpus
 
 BLOCK_CHANNELS = (32, 64, 128, 128)
 TEXT_WIDTH = 64
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "leading",
-}
-"""SD 1.x's schedule, its v1-inference.yaml, but for the prediction type."""
+SCHEDULE = {**SD_SCHEDULE, "prediction_type": "v_prediction"}
 
 
 def new_unet(block_channels: tuple[int, ...] = BLOCK_CHANNELS, text_width: int = TEXT_WIDTH) -> Any:

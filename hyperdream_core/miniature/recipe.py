@@ -167,7 +167,7 @@ class Recipe:
         return self.folder / name
 
     def seconds(self) -> dict[str, float]:
-        """Seconds each finished stage took, summed over resumed calls of this machine."""
+        """Seconds each stage took so far, interrupted calls included; a killed process takes its own along."""
         path = self.folder / "seconds.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -181,10 +181,12 @@ class Recipe:
         if (self.folder / name).exists():
             return
         started = time.time()
-        launch(function, (self,), self.config.processes)
-        seconds = self.seconds()
-        seconds[name] = round(seconds.get(name, 0.0) + time.time() - started, 1)
-        (self.folder / "seconds.json").write_text(json.dumps(seconds, indent=1))
+        try:
+            launch(function, (self,), self.config.processes)
+        finally:
+            seconds = self.seconds()
+            seconds[name] = round(seconds.get(name, 0.0) + time.time() - started, 1)
+            (self.folder / "seconds.json").write_text(json.dumps(seconds, indent=1))
 
     def tokenizer(self) -> Path:
         """CLIP's tokenizer, which is not trained: a copy of the shipped files."""

@@ -7,7 +7,7 @@ the caller's choice; METHODS.md 6 says which networks the field uses and why non
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,9 @@ class MethodScores:
         return bootstrap(torch.stack([own - low, high - low], -1), lambda m: m[..., 0] / m[..., 1])
 
 
-def bootstrap(values: Tensor, statistic: object = None, draws: int = 2000, seed: int = 0) -> Interval:
+def bootstrap(
+    values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None, draws: int = 2000, seed: int = 0
+) -> Interval:
     """95 % percentile interval of a statistic of the mean over the leading axis.
 
     Args:
@@ -58,7 +60,7 @@ def bootstrap(values: Tensor, statistic: object = None, draws: int = 2000, seed:
     """
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(len(values), (draws, len(values)), generator=generator)
-    function = statistic if callable(statistic) else (lambda mean: mean)
+    function = statistic or (lambda mean: mean)
     means = function(values[index].mean(1))
     low, high = torch.quantile(means.float(), torch.tensor([0.025, 0.975])).tolist()
     return Interval(float(function(values.mean(0))), low, high)

@@ -25,8 +25,7 @@ VAE = "first_stage_model."
 TINY_ENCODER, TINY_DECODER = f"{VAE}taesd_encoder.", f"{VAE}taesd_decoder."
 Shapes = Mapping[str, tuple[int, ...]]
 
-_SCHEDULE = {
-    "_class_name": "DDIMScheduler",
+SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -220,7 +219,12 @@ def _schedule(family: BaseFamily, metadata: Mapping[str, str], names: Iterable[s
     prediction = {"v": "v_prediction", "epsilon": "epsilon"}.get(metadata.get("modelspec.prediction_type", ""))
     if prediction is None:
         prediction = "v_prediction" if "v_pred" in names else family.prediction_types[0]
-    return {**_SCHEDULE, "prediction_type": prediction, "rescale_betas_zero_snr": "ztsnr" in names}
+    return {
+        "_class_name": "DDIMScheduler",
+        **SCHEDULE,
+        "prediction_type": prediction,
+        "rescale_betas_zero_snr": "ztsnr" in names,
+    }
 
 
 def _tokenizer(encoder: TextEncoderShape) -> Any:
