@@ -245,7 +245,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     shared = {"rank": arguments.rank, "start_rank": arguments.start_rank, "clock": arguments.clock}
     cases = [
-        Case(family="miniature", pixels=128, batch=4, steps=arguments.rounds, **shared),
+        Case(family="miniature", pixels=64, batch=4, steps=arguments.rounds, **shared),
         Case(family="sd15", pixels=256, batch=1, steps=arguments.sd15_rounds, **shared),
     ]
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The embedded miniature: Stable Diffusion 1.x in topology and names, a tenth of its width."""
+"""The embedded miniature: Stable Diffusion 1.x in topology and names, in small."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from .family import BaseFamily, TextEncoderShape, UNetShape
 MINIATURE = BaseFamily(
     name="miniature",
     title="the miniature",
-    unet=UNetShape(channels=(32, 64, 128, 128), transformer_depth=(1, 1, 1, 0), context_dim=64),
+    unet=UNetShape(channels=(96, 128, 128, 128), transformer_depth=(1, 1, 1, 0), context_dim=64),
     text_encoders=(
         TextEncoderShape(name="text_encoder", width=64, layers=2, ldm_prefix="cond_stage_model.transformer"),
     ),
-    picture_size=128,
-    latent_channels=8,
+    picture_size=64,
+    latent_channels=32,
     scaling_factor=2.0,
     prediction_types=("v_prediction", "epsilon"),
     # Hosts know it as what it is shaped like: a small SD 1.x.

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 from .console import Console, Outcome
 from .flags import add_config_flags, config_from_flags, whole_number
 from .prompts import add_prompt_flags, check_words, resolve_prompts
-from .subject import add_base_flags, add_reference_flags, bundled_hypernetwork, crop, load, read_pictures
+from .subject import (
+    add_base_flags,
+    add_caption_flag,
+    add_reference_flags,
+    bundled_hypernetwork,
+    captions_of,
+    crop,
+    load,
+    read_pictures,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.base import Base
@@ -32,6 +41,7 @@ def add_personalize(parser: argparse.ArgumentParser) -> None:
     from ..pipelines.sample import SampleConfig
 
     add_reference_flags(parser)
+    add_caption_flag(parser)
     add_prompt_flags(parser)
     add_base_flags(parser)
     parser.add_argument(
@@ -69,6 +79,8 @@ def personalize(arguments: argparse.Namespace, console: Console) -> Outcome:
     check_words(arguments, prompts, config.predict.identifier, base.family.name)
     hypernetwork = _hypernetwork(arguments, base, console)
     references = crop(pictures, config.sample.size or base.family.picture_size)
+    if config.finetune.steps:
+        config = replace(config, captions=captions_of(arguments, base, references))
     watch = Watch(stage=console.progress, judge=_judge(base))
     result = run(base, hypernetwork, references, results, config, watch)
     console.note(result.report["notes"])

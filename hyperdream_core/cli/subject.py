@@ -27,6 +27,42 @@ def add_reference_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path, help="photographs of one subject")
 
 
+def add_caption_flag(parser: argparse.ArgumentParser) -> None:
+    """What the pictures show besides the subject."""
+    parser.add_argument(
+        "--caption",
+        action="append",
+        metavar="TEXT",
+        help="what a picture shows besides the subject, such as 'smiling, at the beach', so that finetuning does not "
+        "take it for a part of the subject; 'auto' lets the base read it off, 'none' says nothing; once for each "
+        "picture, or one of these two for all (default: auto on the miniature, none elsewhere)",
+    )
+
+
+def captions_of(arguments: argparse.Namespace, base: DiffusersBase, references: Tensor) -> tuple[str, ...]:
+    """The captions that --caption asks for."""
+    from ..errors import ConfigError
+
+    is_miniature = base.family.name == "miniature"
+    given: list[str] = arguments.caption or ["auto" if is_miniature else "none"]
+    if given == ["none"]:
+        return ()
+    if given == ["auto"]:
+        given = given * len(references)
+    if "auto" not in given or len(given) != len(references):
+        # Of a wrong number finetuning says so.
+        return tuple("" if one == "none" else one for one in given)
+    if not is_miniature:
+        raise ConfigError(
+            f"caption 'auto' chooses among the words the base was taught, and {base.family.title}'s are not on record; "
+            "write what each picture shows, such as --caption 'smiling, at the beach'"
+        )
+    from ..miniature.captions import describe_references
+
+    described = describe_references(base, references)
+    return tuple({"auto": read, "none": ""}.get(one, one) for one, read in zip(given, described, strict=True))
+
+
 def add_base_flags(parser: argparse.ArgumentParser) -> None:
     """Which base, and where it runs."""
     parser.add_argument(
@@ -79,6 +115,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     from ..pipelines.finetune import FinetuneConfig
 
     add_reference_flags(parser)
+    add_caption_flag(parser)
     parser.add_argument("--start", type=Path, metavar="IDENTITY", help="prediction to polish (default: from nothing)")
     parser.add_argument(
         "--size",
@@ -106,7 +143,8 @@ def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
     base = load(arguments)
     references = crop(pictures, arguments.size or base.family.picture_size)
     with console.progress("finetuning") as progress:
-        result = run(base, references, start, config, progress, arguments.checkpoint)
+        captions = captions_of(arguments, base, references)
+        result = run(base, references, start, config, progress, arguments.checkpoint, captions)
     path = results.keep(arguments.out.name, lambda path: write_identity(path, result.identity))
     results.close()
     facts: dict[str, Any] = {
@@ -114,6 +152,7 @@ def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
         "seconds": round(result.seconds, 2),
         "last_loss": result.losses[-1] if result.losses else None,
         "stopped": result.cancelled,
+        "captions": list(captions),
     }
     if result.cancelled:
         console.say(f"stopped after {len(result.losses)} of {config.steps} steps; the best so far is kept: {path}")

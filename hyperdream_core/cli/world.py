@@ -1,18 +1,17 @@
-"""The miniature's commands: the trial of all methods, the recipe that builds its weights, and its portraits."""
+"""The miniature's commands: the trial of all methods and the recipe that builds its weights."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import Console, Outcome
-from .flags import add_config_flags, config_from_flags, given_values, whole_number
+from .flags import add_config_flags, config_from_flags, given_values
+from .portraits import add_render, render
 
 if TYPE_CHECKING:
-    from ..miniature.captions import Context
     from ..miniature.recipe import RecipeConfig
 
 
@@ -23,7 +22,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="DIR", help="folder of base, hypernetwork and judges (default: the shipped one)"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="also write table.md and figures.json to this folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write table.md and figures.json to this folder, and keep finished rows"
+    )
     add_config_flags(parser, EvaluateConfig)
 
 
@@ -34,8 +35,10 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> Outcome:
 
     config = config_from_flags(EvaluateConfig, arguments)
     results = console.open_results(arguments.out) if arguments.out else None
+    if arguments.out:
+        console.on_stop = f"finished rows are kept in {arguments.out}; the same command goes on from there"
     with console.progress("evaluating", "method") as progress:
-        report = run(config, progress, arguments.weights)
+        report = run(config, progress, arguments.weights, keep=arguments.out)
     if results is not None:
         results.keep("table.md", lambda path: path.write_text(report.table + "\n", encoding="utf-8"))
         results.keep_json("figures.json", report.figures)
@@ -50,7 +53,7 @@ def add_miniature(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="build|render", title="commands", required=True)
     for name, text, add_flags, run in (
         ("build", "train everything under weights/miniature from nothing; resumable", _add_build, build),
-        ("render", "draw portraits of invented subjects", _add_render, render),
+        ("render", "draw portraits of invented subjects", add_render, render),
     ):
         below = commands.add_parser(name, help=text, description=text)
         below.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
@@ -120,82 +123,3 @@ def _recipe_config(arguments: argparse.Namespace) -> RecipeConfig:
             both = isinstance(value, dict) and isinstance(values.get(name), dict)
             values[name] = {**values[name], **value} if both else value
     return config_from_json(RecipeConfig, {**values, **given_values(RecipeConfig, arguments)})
-
-
-def _add_render(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--people", type=whole_number, default=8, metavar="N", help="subjects to invent (default: 8)")
-    parser.add_argument("--contexts", type=whole_number, default=1, metavar="N", help="pictures of each (default: 1)")
-    parser.add_argument("--noun", choices=("face", "pet"), default="face", help="kind of subject (default: face)")
-    parser.add_argument("--plain", action="store_true", help="reference photographs, not any expression and place")
-    parser.add_argument(
-        "--caption", metavar="TEXT", help='what all pictures show, such as "smiling, wearing a hat" (default: anything)'
-    )
-    parser.add_argument(
-        "--seed", type=whole_number, default=0, metavar="N", help="decides subjects and views (default: 0)"
-    )
-    parser.add_argument(
-        "--size", type=whole_number, default=128, metavar="N", help="side of the pictures, px (default: 128)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("portraits"), metavar="DIR", help="folder to write to (default: portraits)"
-    )
-
-
-def render(arguments: argparse.Namespace, console: Console) -> Outcome:
-    """Portraits as PNG files with their captions."""
-    import torch
-
-    from ..data.images import save_image
-    from ..errors import ConfigError
-    from ..miniature.captions import make_captions
-    from ..miniature.people import random_people
-    from ..miniature.pets import random_pets, render_pets
-    from ..miniature.portrait import render_people
-    from ..miniature.view import random_view
-
-    for name, least in (("people", 1), ("contexts", 1), ("size", 32), ("seed", 0)):
-        if getattr(arguments, name) < least:
-            raise ConfigError(f"{name} must be {least} or more, got {getattr(arguments, name)}")
-    results = console.open_results(arguments.out)
-    generator = torch.Generator().manual_seed(arguments.seed)
-    total = arguments.people * arguments.contexts
-    subjects: Any = (random_people if arguments.noun == "face" else random_pets)(arguments.people, generator)
-    context = _context(arguments, total, generator)
-    view = random_view(total, generator)
-    captions = make_captions(context, arguments.noun)
-    paint: Any = render_people if arguments.noun == "face" else render_pets
-    made = []
-    with console.progress("rendering", "picture") as progress:
-        for row in range(total):
-            progress(row, total)
-            one = torch.tensor([row])
-            seen = type(view)(**{name: value[one] for name, value in vars(view).items()})
-            picture = paint(subjects[one // arguments.contexts], context[one], seen, arguments.size)[0]
-            name = f"{arguments.noun}-{row // arguments.contexts + 1:04d}-{row % arguments.contexts + 1}.png"
-            facts = {"caption": captions[row], "seed": str(arguments.seed)}
-            path = results.keep(name, partial(save_image, image=picture, texts=facts))
-            made.append({"file": str(path), "caption": captions[row]})
-        progress(total, total)
-    results.close()
-    return Outcome({"pictures": made}, "\n".join(f"{one['file']}  {one['caption']}" for one in made))
-
-
-def _context(arguments: argparse.Namespace, count: int, generator: Any) -> Context:
-    """Contexts of the pictures: what --caption and --plain say, and the rest at random."""
-    import torch
-
-    from ..errors import PromptError
-    from ..miniature.captions import ATTRIBUTES, Context, random_context, reference_context
-
-    context = (reference_context if arguments.plain else random_context)(count, generator)
-    if not arguments.caption:
-        return context
-    fixed = dict(vars(context))
-    for part in filter(None, (text.strip().lower() for text in arguments.caption.split(","))):
-        found = [(name, values.index(part)) for name, values in ATTRIBUTES.items() if part in values]
-        if not found:
-            known = "; ".join(", ".join(filter(None, values)) for values in ATTRIBUTES.values())
-            raise PromptError(f"caption part {part!r} is nothing the renderer can draw; it knows: {known}")
-        name, index = found[0]
-        fixed[name] = torch.full((count,), index)
-    return Context(**fixed)

@@ -1,12 +1,12 @@
-"""The miniature's VAE: `diffusers.AutoencoderTiny` of factor 8 with eight latent channels and a linear encoder.
+"""The miniature's VAE: `diffusers.AutoencoderTiny` of factor 8 with 32 latent channels and a linear encoder.
 
 The encoder is not trained but solved for: the first principal components of 8x8 px patches, half whitened, written
 into strided convolutions. So the latents are known in seconds, and the base and the decoder can be trained
-independently of each other. The decoder, which sees a patch's neighbours too, wins back what the components leave out.
+independently of each other. The decoder sees a patch's neighbours too.
 
-Measured on unseen portraits, linear reconstruction alone: 22.0 dB with 4 components, 24.9 with 8, 27.9 with 16; with
-the trained decoder 29.5 dB with 8, and 24.5 after half as many steps with 4, all that Automatic1111 can express,
-whose eyes are blurred.
+Why 32: at 64 px a mouth is one patch wide. On unseen portraits linear reconstruction alone reaches 21.7 dB with 8
+components, 24.4 with 16 and 27.4 with 32; with a trained decoder and 16 it was 25.4 dB, and of the expressions, which
+the attribute judge reads off 97 % of the portraits themselves, 87 % were left.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-LATENT_CHANNELS = 8
+from ..bases.miniature import MINIATURE
+
+LATENT_CHANNELS = MINIATURE.latent_channels
+MAIN_CHANNELS = 16
+"""The strongest components; they set the scale of the latents, and the base learns them first."""
+
 PATCH = 8
 """Edge of the patch that one latent position stands for, px."""
 
-SCALING_FACTOR = 2.0
+SCALING_FACTOR = MINIATURE.scaling_factor
 """Inside the VAE latents have variance 1/4, where its tanh is still nearly straight; outside, 1."""
 
 CROP = 8
@@ -49,7 +54,8 @@ def solve_encoder_(autoencoder: Any, pictures: Tensor) -> None:
     """Write the principal components of the pictures' patches into the encoder.
 
     Each component is divided by the square root of its deviation: enough that the small ones count, not so much that
-    all are alike, so that noise still hides fine structure first. The mean variance of scaled latents is 1.
+    all are alike, so that noise still hides fine structure first. The mean variance of the main
+    channels is 1 when scaled.
 
     Args:
         autoencoder: of `new_autoencoder`; changed in place.
@@ -61,7 +67,7 @@ def solve_encoder_(autoencoder: Any, pictures: Tensor) -> None:
     values, vectors = torch.linalg.eigh(torch.cov(patches.T))
     values, vectors = values.flip(0)[:channels], vectors.flip(1)[:, :channels]
     vectors = vectors * vectors.sum(0).sign()  # LAPACK builds disagree on signs; this makes the result unique
-    components = vectors / values**0.25 / values.sqrt().mean().sqrt() / SCALING_FACTOR
+    components = vectors / values**0.25 / values[:MAIN_CHANNELS].sqrt().mean().sqrt() / SCALING_FACTOR
 
     for convolution in (first, second, third, fourth, last):
         convolution.weight.zero_()

@@ -1,12 +1,13 @@
 """The miniature's base: a text encoder and a UNet with Stable Diffusion 1.x's topology and names, in small.
 
-128 px pictures become latents of 8 x 16 x 16. The network predicts v on SD's own noise schedule: at this size identity
+64 px pictures become latents of 32 x 8 x 8. The network predicts v on SD's own noise schedule: at this size identity
 and layout are decided where there is almost only noise, and there a prediction of eps says next to nothing about the
 picture (its error is divided by sqrt(alpha_bar) = 0.07), while v stays well scaled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,33 +16,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bases.miniature import MINIATURE
 from ..ops.noise import add_noise, alphas_cumprod, biased_t, to_timestep, velocity
 from ..pipelines.single_file import SCHEDULE as SD_SCHEDULE
 from .autoencoder import LATENT_CHANNELS
 from .captions import IDENTIFIER, Context, make_captions
 from .corpus import Corpus
 
-BLOCK_CHANNELS = (32, 64, 128, 128)
-TEXT_WIDTH = 64
+BLOCK_CHANNELS = MINIATURE.unet.channels
+TEXT_WIDTH = MINIATURE.text_encoders[0].width
 SCHEDULE = {**SD_SCHEDULE, "prediction_type": "v_prediction"}
 
 
-def new_unet(block_channels: tuple[int, ...] = BLOCK_CHANNELS, text_width: int = TEXT_WIDTH) -> Any:
+def new_unet(latent_channels: int = LATENT_CHANNELS) -> Any:
     """An untrained `diffusers.UNet2DConditionModel` of SD 1.x's topology: two layers a block, 8 heads."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        sample_size=MINIATURE.picture_size // MINIATURE.vae_factor,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=block_channels,
+        block_out_channels=BLOCK_CHANNELS,
         layers_per_block=2,
-        cross_attention_dim=text_width,
+        cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=8,
         norm_num_groups=32,
     )
+
+
+def grown(state: Mapping[str, Tensor], unet: Any) -> dict[str, Tensor]:
+    """Weights of a UNet of fewer latent channels for one of more: it ignores the new ones and predicts 0 for them."""
+    weights = {}
+    for name, wanted in unet.state_dict().items():
+        weights[name] = torch.zeros_like(wanted)
+        weights[name][tuple(slice(size) for size in state[name].shape)] = state[name]
+    return weights
 
 
 def new_text_encoder(width: int = TEXT_WIDTH) -> Any:
@@ -66,7 +77,7 @@ def new_text_encoder(width: int = TEXT_WIDTH) -> Any:
 
 @dataclass(frozen=True)
 class BaseBatch:
-    """Latents (b, 8, 16, 16) and the captions that belong to them."""
+    """Latents (b, c, 8, 8) and the captions that belong to them."""
 
     latents: Tensor
     captions: list[str]
@@ -108,7 +119,7 @@ def draw_base_batch(
     nothing but the subject, one attribute in ten is left unsaid, and one caption in ten is empty for guidance.
 
     Args:
-        sources: corpus, its latents (subjects, contexts, 8, 16, 16) and the noun, for each kind.
+        sources: corpus, its latents (subjects, contexts, c, 8, 8) and the noun, for each kind.
         count: pictures.
         generator: of this step.
         pet_share: share of pets.

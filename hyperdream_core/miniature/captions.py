@@ -11,6 +11,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..pipelines.base import Base
+from ..pipelines.describe import describe
+
 IDENTIFIER = "sks"
 """The rare token that [V] stands for: one token of CLIP's vocabulary, and no word of English."""
 
@@ -90,6 +93,11 @@ def parse_caption(caption: str) -> dict[str, int]:
             if word and word in parts:
                 found[name] = index
     return found
+
+
+def describe_references(base: Base, references: Tensor, noun: str = "face") -> list[str]:
+    """What pictures (n, 3, h, w) show besides their subject, read off by the base: "smiling, at the beach, photo"."""
+    return describe(base, references, ATTRIBUTES, f"a {noun}")
 
 
 def vocabulary() -> set[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..bases.miniature import MINIATURE
 from .captions import Context, random_context, reference_context
 from .people import People, random_people
 from .pets import Pets, random_pets, render_pets
@@ -54,7 +55,7 @@ def build_corpus(
     seed: int,
     *,
     references: bool = False,
-    size: int = 128,
+    size: int = MINIATURE.picture_size,
     progress: Any = None,
 ) -> Corpus:
     """Render a corpus into `path` (.npy), or open the one that is there.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from ..pipelines.predict import PredictConfig, predict_identity
 from ..pipelines.progress import Progress, no_progress
 from ..pipelines.sample import SampleConfig, sample
 from ..pipelines.stored_hypernetwork import load_hypernetwork
-from .captions import Context, make_captions, random_context, reference_context
+from .captions import Context, describe_references, make_captions, random_context, reference_context
 from .corpus import SEEDS
 from .judges import AttributeJudge, IdentityJudge, attribute_accuracy, load_judges
+from .kept_rows import keep_row, kept_row, trial_digest
 from .people import People, random_people
 from .portrait import render_people
 from .view import random_view
@@ -63,6 +65,8 @@ class EvaluateConfig:
     """Seed of the pictures' noise."""
     polish_rank: int = 4
     """Rank of the fresh adapter of `+N` rows."""
+    captions: bool = True
+    """Whether `+N` rows train under what the base reads off the reference besides the person."""
 
     def __post_init__(self) -> None:
         for name in ("people", "prompts", "sample_steps"):
@@ -100,12 +104,18 @@ class _Trial:
     attribute_judge: AttributeJudge
     reference_embeddings: Tensor
 
+    @cached_property
+    def descriptions(self) -> list[list[str]]:
+        """Per person what the base reads off the reference besides the person."""
+        return [[text] for text in describe_references(self.base, self.references)]
+
 
 def evaluate(
     config: EvaluateConfig | None = None,
     progress: Progress = no_progress,
     weights: Path | None = None,
     on_pictures: Callable[[str, Tensor], None] | None = None,
+    keep: Path | None = None,
 ) -> EvaluationReport:
     """Run the trial.
 
@@ -113,17 +123,24 @@ def evaluate(
         config: settings.
         progress: called with (rows done, rows).
         weights: folder of base, hypernetwork and judges; the shipped one by default.
-        on_pictures: called with each row's name and pictures (people, prompts, 3, h, w).
+        on_pictures: called with each new row's name and pictures (people, prompts, 3, h, w).
+        keep: folder where finished rows are kept, and taken from if they are of the same trial.
     """
-    config = config or EvaluateConfig()
-    trial = _set_up(config, weights or bundled_weights() / "miniature")
+    config, weights = config or EvaluateConfig(), weights or bundled_weights() / "miniature"
+    digest = trial_digest(config, weights) if keep else ""
+    trial = _set_up(config, weights)
     rows = []
     for index, method in enumerate(config.methods):
         progress(index, len(config.methods))
+        if keep and (row := kept_row(keep, digest, method)):
+            rows.append(row)
+            continue
         started = time.perf_counter()
         pictures = _pictures(trial, method)
         seconds = time.perf_counter() - started
         rows.append(_score(trial, method, pictures, seconds))
+        if keep:
+            keep_row(keep, digest, rows[-1])
         if on_pictures is not None:
             on_pictures(method, pictures)
     progress(len(config.methods), len(config.methods))
@@ -199,7 +216,12 @@ def _predict(trial: _Trial, row: int, passes: int) -> Identity:
 def _polished(trial: _Trial, starts: Sequence[Identity | None], method: str) -> list[Identity]:
     steps = int(method.partition("+")[2])
     config = FinetuneConfig(steps=steps, rank=trial.config.polish_rank)
-    return finetune_batch(trial.base, list(trial.references.split(1)), starts, config)
+    if trial.hypernetwork is not None:
+        # From nothing, too, in the predictor's bases: only the start shall differ.
+        bases = trial.hypernetwork.config
+        config = replace(config, down_dim=bases.down_dim, up_dim=bases.up_dim)
+    captions = trial.descriptions if trial.config.captions else None
+    return finetune_batch(trial.base, list(trial.references.split(1)), starts, config, captions=captions)
 
 
 def _mean(identities: Sequence[Identity]) -> Identity:

@@ -22,9 +22,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)
         stages: list[nn.Module] = []
-        for before, after in zip(widths, (*widths[1:], widths[-1]), strict=True):
+        for before, after, stride in zip(widths, (*widths[1:], widths[-1]), (2, 2, 2, 1), strict=True):
             stages.append(_Block(before))
-            stages.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+            stages.append(nn.Conv2d(before, after, 3, stride=stride, padding=1))
         self.stages = nn.Sequential(*stages)
         self.norm = nn.GroupNorm(8, widths[-1])
         self.width = widths[-1] * 16
@@ -53,7 +53,6 @@ class IdentityJudge(nn.Module):
         super().__init__()
         self.trunk = Trunk()
         self.head = nn.Linear(self.trunk.width, width)
-        self.log_scale = nn.Parameter(torch.tensor(2.3))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Identity embeddings (b, 128) of pictures (b, 3, h, w) in 0..1."""
@@ -61,7 +60,13 @@ class IdentityJudge(nn.Module):
 
 
 class IdentityObjective(nn.Module):
-    """Tell people apart: of all pictures in the batch, which shows the same person in another context?"""
+    """Tell people apart: of all pictures in the batch, which shows the same person in another context?
+
+    The scale of the scores stays moderate: a trained one grows until people are merely told apart, and a low likeness
+    of two pictures of one person would be no loss.
+    """
+
+    SCALE = 12.0
 
     def __init__(self, judge: IdentityJudge) -> None:
         super().__init__()
@@ -70,7 +75,7 @@ class IdentityObjective(nn.Module):
     def forward(self, pairs: Tensor, generator: torch.Generator) -> Tensor:
         """Loss of pairs (b, 2, 3, h, w) of pictures, row by row of one person."""
         first, second = self.judge(pairs.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-        scores = first @ second.T * self.judge.log_scale.clamp(max=4.0).exp()
+        scores = first @ second.T * self.SCALE
         same = torch.arange(len(scores))
         return (F.cross_entropy(scores, same) + F.cross_entropy(scores.T, same)) / 2.0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..bases.miniature import MINIATURE
 from .captions import Context
 from .drawing import Canvas, arc, box, ellipse, grid, palette
 from .scenery import HeadFrame, apply_style, paint_accessories, paint_background
@@ -50,7 +51,7 @@ def random_pets(count: int, generator: torch.Generator) -> Pets:
     return Pets(traits, choose(len(EARS)), choose(len(COATS)), choose(len(COATS)), choose(len(EYES)))
 
 
-def render_pets(pets: Pets, context: Context, view: View, size: int = 128) -> Tensor:
+def render_pets(pets: Pets, context: Context, view: View, size: int = MINIATURE.picture_size) -> Tensor:
     """Paint pets: (b,) each of pets, context and view to pictures (b, 3, size, size), 0..1."""
     raw_x, raw_y = grid(size, pets.traits.device)
     canvas = Canvas(torch.ones(len(pets), 3, size, size, device=pets.traits.device))

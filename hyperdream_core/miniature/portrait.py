@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..bases.miniature import MINIATURE
 from .captions import Context
 from .drawing import Canvas, arc, blend, box, ellipse, grid, palette
 from .people import EYE_COLOURS, HAIR_COLOURS, HAIR_STYLES, TRAITS, People
@@ -17,7 +18,7 @@ from .view import View, seen
 SKIN = [(0.99, 0.87, 0.78), (0.93, 0.75, 0.60), (0.80, 0.58, 0.41), (0.58, 0.38, 0.25), (0.36, 0.23, 0.16)]
 
 
-def render_people(people: People, context: Context, view: View, size: int = 128) -> Tensor:
+def render_people(people: People, context: Context, view: View, size: int = MINIATURE.picture_size) -> Tensor:
     """Paint portraits.
 
     Args:

@@ -85,10 +85,10 @@ OpenAI CLIP's (MIT).
 
 ## What is trained
 
-- **Base** (`base/`; `hyperdream miniature build` also writes it as a single file): UNet of SD 1.x topology, 32 to 128
-  channels, v-prediction; CLIP text encoder of width 64; VAE of factor 8 with 8 latent channels, its encoder solved
-  for (principal components), its decoder trained. Trained on {sizes[people]} people and {sizes[pets]} pets,
-  {sizes[contexts]} pictures of each.
+- **Base** (`base/`; `hyperdream miniature build` also writes it as a single file): UNet of SD 1.x topology, 96 to 128
+  channels, v-prediction, 64 px; CLIP text encoder of width 64; VAE of factor 8 with 32 latent channels, its encoder
+  solved for (principal components), its decoder trained. Trained on {sizes[people]} people and {sizes[pets]} pets,
+  {sizes[contexts]} pictures of each: first on the 16 strongest latent channels, then on all of them.
 - **Predictor** (`hypernetwork.safetensors`): trained end to end through the frozen base on the same people. Its image
   encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels,
   which real photographs do not have.

@@ -29,7 +29,7 @@ from .corpus import CHUNK, SEEDS, Corpus, build_corpus
 class RecipeConfig:
     """Sizes and budgets of the miniature."""
 
-    people: int = 10_000
+    people: int = 20_000
     """People the base and the predictor are trained on."""
     contexts: int = 5
     """Pictures of each of them."""
@@ -39,23 +39,25 @@ class RecipeConfig:
     """Other people, for the judges."""
     judge_contexts: int = 10
     """Pictures of each of those."""
-    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1500, learning_rate=2e-3))
+    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, learning_rate=2e-3))
     """Training of the VAE's decoder; 16 crops a step and process."""
+    main_base: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=2200, learning_rate=1.6e-3))
+    """Training of text encoder and UNet on the main channels of the latents; 64 latents a step and process."""
     base: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=1900, learning_rate=1.2e-3, horizon=2500, cooldown=300)
+        default_factory=lambda: TrainingConfig(steps=1000, learning_rate=1.2e-3, warmup=50, seed=1)
     )
-    """Training of text encoder and UNet; 32 latents a step and process."""
+    """Training that goes on from there with all channels; likewise."""
     identity_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=160, learning_rate=1.5e-3, warmup=30)
+        default_factory=lambda: TrainingConfig(steps=800, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the identity judge; 64 people a step and process."""
     attribute_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=120, learning_rate=1.5e-3, warmup=30)
+        default_factory=lambda: TrainingConfig(steps=900, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the attribute judge; 64 pictures a step and process."""
-    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=500, learning_rate=1.5e-3, warmup=50))
+    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
-    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=400, learning_rate=8e-4))
+    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1500, learning_rate=6e-4))
     """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
     processes: int = 2
     """Processes that average their gradients; one thread each."""
@@ -66,7 +68,7 @@ class RecipeConfig:
 def quick() -> RecipeConfig:
     """The whole recipe at toy scale, for its tests: seconds, and weights that know nothing."""
     short = TrainingConfig(steps=2, warmup=1, save_every=1)
-    stages_ = ("decoder", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork")
+    stages_ = ("decoder", "main_base", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork")
     sizes = {"people": 24, "contexts": 2, "pets": 6, "judge_people": 8, "judge_contexts": 3, "processes": 1}
     return RecipeConfig(**sizes, **dict.fromkeys(stages_, short))  # type: ignore[arg-type]
 
@@ -110,7 +112,7 @@ class Recipe:
         return stages.load_autoencoder(self.folder / "autoencoder")
 
     def latents(self, name: str) -> np.ndarray:
-        """Scaled latents (subjects, contexts, 8, 16, 16) float16 of a corpus."""
+        """Scaled latents (subjects, contexts, 32, 8, 8) float16 of a corpus."""
         path = self.folder / "latents" / f"{name}.npy"
         if not path.exists():
             corpus, (kernel, bias) = self.corpus(name), patch_kernel(self.encoder_only())
@@ -126,9 +128,15 @@ class Recipe:
             np.save(path, codes.reshape(subjects, contexts, *codes.shape[1:]))
         return np.load(path)
 
+    def main_base(self) -> Path:
+        """Folder of the coarse base, which knows the main channels of the latents."""
+        self.latents("faces"), self.latents("pets")
+        self._stage("main-base", stages.train_main_base)
+        return self.folder / "main-base"
+
     def base(self) -> Path:
         """The base in the diffusers folder layout, float32."""
-        self.latents("faces"), self.latents("pets")
+        self.main_base()
         self._stage("base", stages.train_base)
         return self.folder / "base"
 

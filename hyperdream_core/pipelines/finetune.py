@@ -53,7 +53,7 @@ class FinetuneConfig:
     """Weight of the squared distance (Frobenius) from the prediction in the loss."""
     file_rank: int = 3
     """Largest rank of the result, reached by leaving out each layer's smallest singular values; 0 keeps all. At 3 a
-    polished identity of the miniature takes 88 KB."""
+    polished identity of the miniature takes 95 KB."""
     holdout_every: int = 0
     """Steps between looks at a held-out crop, of which the best result is kept; 0 keeps the last step's."""
     patience: int = 3
@@ -110,6 +110,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     progress: Progress = no_progress,
     checkpoint: Path | None = None,
+    captions: Sequence[str] = (),
 ) -> FinetuneResult:
     """Polish a predicted identity, or make one from nothing, on pictures of its subject.
 
@@ -123,12 +124,15 @@ def finetune(
         config: settings.
         progress: called with (step, steps) between steps.
         checkpoint: file to save to every few steps and to resume from; removed when the job is done.
+        captions: what each reference shows besides the subject, such as "smiling, at the beach"; what they name is
+            not learnt as a part of the subject. `describe` reads them off the pictures.
 
     Raises:
         BaseMismatchError: the prediction was made for another base family.
-        ConfigError: training diverged; or the checkpoint is of another job.
+        ConfigError: training diverged; captions for another number of pictures; or the checkpoint is of another job.
     """
-    return _finetune_rows(base, [references], [start], config or FinetuneConfig(), progress, checkpoint)[0]
+    subject = (references, captions)
+    return _finetune_rows(base, [subject], [start], config or FinetuneConfig(), progress, checkpoint)[0]
 
 
 def finetune_batch(
@@ -138,6 +142,7 @@ def finetune_batch(
     config: FinetuneConfig | None = None,
     progress: Progress = no_progress,
     subjects_at_once: int = 16,
+    captions: Sequence[Sequence[str]] | None = None,
 ) -> list[Identity]:
     """The identities of many subjects, each as `finetune` would make it up to rounding, many in one batch.
 
@@ -145,12 +150,14 @@ def finetune_batch(
         references: per subject (n, 3, h, w) in 0..1, all of one size.
         starts: prediction of each subject, or None; all for the same layers and bases.
         subjects_at_once: how many share a batch; memory grows with it.
+        captions: per subject what each of its pictures shows, or none.
 
     Raises:
         Cancelled: by `progress`; nothing is kept.
     """
     config = config or FinetuneConfig()
     total, identities = len(references) * config.steps, list[Identity]()
+    subjects = list(zip(references, captions or [()] * len(references), strict=True))
     for first in range(0, len(references), subjects_at_once):
         rows = slice(first, first + subjects_at_once)
         count = len(references[rows])
@@ -158,7 +165,7 @@ def finetune_batch(
         def within(step: int, steps: int, first: int = first, count: int = count) -> None:
             progress(first * steps + step * count, total)
 
-        results = _finetune_rows(base, references[rows], starts[rows], config, within, None)
+        results = _finetune_rows(base, subjects[rows], starts[rows], config, within, None)
         if results[0].cancelled:
             raise Cancelled(f"stopped after {first} of {len(references)} subjects; nothing was kept")
         identities += [result.identity for result in results]
@@ -182,29 +189,29 @@ class _Run:
 
 def _finetune_rows(
     base: Base,
-    references: Sequence[Tensor],
+    subjects: Sequence[tuple[Tensor, Sequence[str]]],
     starts: Sequence[Identity | None],
     config: FinetuneConfig,
     progress: Progress,
     checkpoint: Path | None,
 ) -> list[FinetuneResult]:
     began = time.perf_counter()
-    if len(references) != len(starts):
-        raise ConfigError(f"{len(references)} subjects have pictures but {len(starts)} a start; give one for each")
+    if len(subjects) != len(starts):
+        raise ConfigError(f"{len(subjects)} subjects have pictures but {len(starts)} a start; give one for each")
     like = without_effect(base.family, starts, (config.target_set, config.down_dim, config.up_dim))
     like = replace(like, identifier=config.identifier, class_noun=config.class_noun)
     cancelled = False
     with ExitStack() as stack:
         stack.enter_context(frozen(base))
-        prompts = [f"a {who.identifier} {who.class_noun}" for who in (start or like for start in starts)]
-        material = encode_material(base, references, prompts, config.crops, config.jitter, config.seed)
+        names = [f"a {who.identifier} {who.class_noun}" for who in (start or like for start in starts)]
+        material = encode_material(base, subjects, names, config.crops, config.jitter, config.seed)
         generator = torch.Generator().manual_seed(config.seed)
         adapters = FreshAdapters(base.family, like, config.rank, starts, generator, base.device)
         optimizer = torch.optim.AdamW(
             adapters.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
         run = _Run(adapters, optimizer, [], [], torch.full((len(starts),), math.inf))
-        saved = FinetuneCheckpoint(checkpoint, job_digest(config, references, starts))
+        saved = FinetuneCheckpoint(checkpoint, job_digest(config, subjects, starts))
         try:
             _train(base, run, material, config, progress, saved)
         except (Cancelled, KeyboardInterrupt):
@@ -227,7 +234,7 @@ def _train(
     while step < config.steps and run.looks_since < config.patience:
         progress(step, config.steps)
         draw = material.draw(step, config.batch, config.noise_power)
-        with _personalized(base, run.adapters, material, config.batch) as conditioning:
+        with _personalized(base, run.adapters, material, draw) as conditioning:
             losses = _row_losses(base, conditioning, draw)
             loss = losses.sum()
             if config.anchor:
@@ -251,16 +258,17 @@ def _train(
 
 
 @contextmanager
-def _personalized(base: Base, adapters: FreshAdapters, material: Material, samples: int) -> Iterator[Conditioning]:
-    """The base with every row's adapter, `samples` samples a row, and the prompts (rows * samples, ...) for it."""
+def _personalized(base: Base, adapters: FreshAdapters, material: Material, draw: Draw) -> Iterator[Conditioning]:
+    """The base with every row's adapter, and the prompts (rows * samples, ...) of a draw's samples."""
     pairs = adapters.fold()
     text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
     conditioning = material.conditioning
     if text:
-        with base.adapted(text):
+        with base.adapted(text, samples_each=material.prompts_each):
             conditioning = base.encode_prompt(material.prompts)
-    with base.adapted({name: pair for name, pair in pairs.items() if name not in text}, samples_each=samples):
-        yield conditioning.repeat_each(samples)
+    unet = {name: pair for name, pair in pairs.items() if name not in text}
+    with base.adapted(unet, samples_each=draw.prompts.shape[1]):
+        yield conditioning[draw.prompts.flatten()]
 
 
 def _row_losses(base: Base, conditioning: Conditioning, draw: Draw) -> Tensor:
@@ -279,7 +287,7 @@ def _row_losses(base: Base, conditioning: Conditioning, draw: Draw) -> Tensor:
 def _look(base: Base, run: _Run, material: Material) -> None:
     """Judge every row on its held-out crop and keep the coefficients of those that have improved."""
     draw = material.holdout
-    with _personalized(base, run.adapters, material, draw.latents.shape[1]) as conditioning:
+    with _personalized(base, run.adapters, material, draw) as conditioning:
         losses = _row_losses(base, conditioning, draw).cpu()
     better = losses < run.best_loss
     if not run.best:

@@ -92,11 +92,12 @@ class FinetuneCheckpoint:
             self.path.unlink(missing_ok=True)
 
 
-def job_digest(config: Any, references: Sequence[Tensor], starts: Sequence[Identity | None]) -> str:
+def job_digest(config: Any, subjects: Sequence[tuple[Tensor, Sequence[str]]], starts: Sequence[Identity | None]) -> str:
     """SHA-256 (hex) of everything that decides what a job computes, but for the base."""
     digest = hashlib.sha256(json.dumps(config_to_json(config), sort_keys=True).encode())
-    for pictures in references:
+    for pictures, captions in subjects:
         digest.update(pictures.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(json.dumps(list(captions)).encode())
     for start in starts:
         digest.update(b"start" if start is not None else b"none")
         for coefficients in start.coefficients.values() if start is not None else ():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..errors import ReferenceImageError
+from ..errors import ConfigError, ReferenceImageError
 from .base import Base, Conditioning
 
 _HOLDOUT_LEVELS = (0.95, 0.85, 0.7, 0.5)
@@ -29,6 +29,8 @@ class Draw:
     """(b, c, h, w), the same for all rows, so that a subject's result does not depend on its company"""
     t: Tensor
     """(b,) noise levels, likewise"""
+    prompts: Tensor
+    """(rows, b), which of the material's prompts belongs to each"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +38,15 @@ class Material:
     """Everything encoded that a run over some subjects (rows) trains on."""
 
     latents: Sequence[Tensor]
-    """per row (k, c, h, w)"""
+    """per row (k, c, h, w), its pictures and their copies"""
+    pictures: Sequence[int]
+    """per row, how many of those are pictures"""
     prompts: Sequence[str]
-    """per row"""
+    """row by row, one for each of a row's pictures; the same number for all rows"""
+    prompts_each: int
+    """that number"""
     conditioning: Conditioning
-    """(rows, ...), of the prompts, without adapters"""
+    """of the prompts, without adapters"""
     holdout: Draw
     """a crop that is not trained on, at fixed noise"""
     seed: int
@@ -53,25 +59,41 @@ class Material:
         choice = torch.rand(samples, generator=generator)
         noise = torch.randn(samples, *self.latents[0].shape[1:], generator=generator)
         # Every row takes the same share of its way through its own copies.
-        picked = [pool[(choice * len(pool)).long().to(pool.device)] for pool in self.latents]
-        return Draw(torch.stack(picked), noise, t)
+        picked = [(choice * len(pool)).long() for pool in self.latents]
+        latents = [pool[index.to(pool.device)] for pool, index in zip(self.latents, picked, strict=True)]
+        prompts = [self._prompt_of(row, index) for row, index in enumerate(picked)]
+        return Draw(torch.stack(latents), noise, t, torch.stack(prompts))
+
+    def _prompt_of(self, row: int, item: Tensor) -> Tensor:
+        """Pools hold a row's n pictures and then the copies of each in turn."""
+        pictures = self.pictures[row]
+        copies = max(1, len(self.latents[row]) // pictures - 1)
+        picture = torch.where(item < pictures, item, (item - pictures) // copies)
+        return row * self.prompts_each + picture.clamp(max=self.prompts_each - 1)
 
 
 @torch.no_grad()
 def encode_material(
-    base: Base, references: Sequence[Tensor], prompts: Sequence[str], crops: int, jitter: float, seed: int
+    base: Base,
+    subjects: Sequence[tuple[Tensor, Sequence[str]]],
+    names: Sequence[str],
+    crops: int,
+    jitter: float,
+    seed: int,
 ) -> Material:
     """Encode pictures, copies and prompts.
 
     Args:
-        references: per subject (n, 3, h, w) in 0..1, all of one size.
-        prompts: one per subject.
+        subjects: pictures (n, 3, h, w) in 0..1, all of one size, and a caption for each, or none.
+        names: how prompts call each subject.
         crops: copies of each picture.
         jitter: largest shift and zoom of the copies, as a share of the side.
 
     Raises:
         ReferenceImageError: a subject without pictures, or pictures of different sizes.
+        ConfigError: captions for another number of pictures.
     """
+    references = [pictures for pictures, _ in subjects]
     sizes = {tuple(pictures.shape[1:]) for pictures in references}
     if len(sizes) != 1 or any(len(pictures) == 0 for pictures in references):
         raise ReferenceImageError(
@@ -89,10 +111,27 @@ def encode_material(
         pools.append(base.encode_image(torch.cat([pictures, copies])))
     first = torch.cat([pictures[:1].float() for pictures in references])
     held_out = base.encode_image(_moved(first, torch.tensor([[0.0, 0.0, -_HOLDOUT_ZOOM]]).expand(len(first), 3)))
+    prompts, each = _prompts(subjects, names)
     t = torch.tensor(_HOLDOUT_LEVELS)
     noise = torch.randn(len(t), *held_out.shape[1:], generator=generator)
-    holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t)
-    return Material(pools, list(prompts), base.encode_prompt(prompts), holdout, seed)
+    of_first = torch.arange(0, len(prompts), each)[:, None].expand(-1, len(t))
+    holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t, of_first)
+    pictures = [len(one) for one in references]
+    return Material(pools, pictures, prompts, each, base.encode_prompt(prompts), holdout, seed)
+
+
+def _prompts(subjects: Sequence[tuple[Tensor, Sequence[str]]], names: Sequence[str]) -> tuple[list[str], int]:
+    """Prompts of all pictures, row by row, and how many a row has; its last one fills up those with fewer."""
+    each = max(len(captions) for _, captions in subjects) or 1
+    prompts = []
+    for (pictures, captions), name in zip(subjects, names, strict=True):
+        if captions and len(captions) != len(pictures):
+            raise ConfigError(
+                f"{len(captions)} captions for {len(pictures)} pictures; give one for each, empty ones included"
+            )
+        row = [f"{name}, {caption}" if caption else name for caption in captions] or [name]
+        prompts += row + row[-1:] * (each - len(row))
+    return prompts, each
 
 
 def _moved(pictures: Tensor, moves: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class PersonalizeConfig:
 
     prompts: tuple[str, ...] = ("a [V] face",)
     """What to draw; [V] stands for the subject."""
+    captions: tuple[str, ...] = ()
+    """What each picture shows besides the subject; none says nothing. See `finetune`."""
     name: str = "subject"
     """What the files are called."""
     insert_identifier: bool = False
@@ -201,7 +203,9 @@ class _Job:
                 return FinetuneResult(predicted, (), 0.0)
         with self._timed("finetune"), self.watch.stage("polish") as progress:
             start = self.adapters.get("predicted")
-            polished = finetune(self.base, self.references, start, self.config.finetune, progress)
+            polished = finetune(
+                self.base, self.references, start, self.config.finetune, progress, captions=self.config.captions
+            )
         self.adapters["polished"], self.losses = polished.identity, polished.losses
         return polished
 

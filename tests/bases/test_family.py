@@ -61,7 +61,7 @@ UNETS = {
     "miniature": {
         **_SD1_BLOCKS,
         "sample_size": 16,
-        "block_out_channels": (32, 64, 128, 128),
+        "block_out_channels": (96, 128, 128, 128),
         "cross_attention_dim": 64,
         "attention_head_dim": 8,
     },
@@ -136,7 +136,7 @@ GOLDEN = {
     "sd15": "291a146dee9ec8d4d7969b72834b07fe5dec849b09e6f598c3f90afcc8fe3d5e",
     "sd2": "997435b35b184f71fd731cb7a60a54d2a830f0c5149e761e01e49588b3c4ef7e",
     "sdxl": "c8835ef72491c75791c555504813208b3f6a87cbd171567aae9700811cad0320",
-    "miniature": "b9701b0bc229e1db19d2f24fffa3f0defca51db3c5d711f483c5f8ddca1452b6",
+    "miniature": "86e0fc586be84cfd60b6b5cb960f7f193cedf25f5c60740ebaf83da4af20febc",
 }
 
 

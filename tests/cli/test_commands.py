@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from PIL import Image
 from hyperdream_core.cli.console import Console
 from hyperdream_core.formats.adapter_file import Identity, read_identity
 from hyperdream_core.formats.lora_export import read_lora
+from hyperdream_core.miniature.captions import ATTRIBUTES
 
 TINY = ("--size", "32", "--device", "cpu")
-POLISH = ("--finetune-steps", "2", "--rank", "2", "--finetune-batch", "1", "--crops", "0")
+POLISH = ("--finetune-steps", "2", "--rank", "2", "--finetune-batch", "1", "--crops", "0", "--caption", "none")
 DRAW = ("--sample-steps", "1", "--guidance-scale", "1")
 
 
@@ -24,6 +26,22 @@ def job(base_folder: Path, predictor: Path, picture: Path, tmp_path: Path) -> tu
     """The main command at its smallest, without prompts."""
     where = ("--base", base_folder, "--hypernetwork", predictor, "--out", tmp_path / "out")
     return ("personalize", picture, *where, *TINY, *POLISH, *DRAW)
+
+
+@pytest.mark.parametrize(("said", "used"), [("smiling, photo", "smiling, photo"), ("auto", None), ("none", "")])
+def test_what_the_picture_shows_is_said_or_read_off_it(
+    run: Callable, base_folder: Path, picture: Path, tmp_path: Path, said: str, used: str | None
+) -> None:
+    out = tmp_path / "identity.safetensors"
+    steps = ("--steps", "1", "--rank", "1", "--batch", "1", "--crops", "0")
+    ran = run("finetune", picture, "--base", base_folder, "--out", out, *TINY, *steps, "--caption", said, "--json")
+    assert ran.code == 0, ran.error
+    (caption,) = ran.json["captions"] or [""]
+    assert caption == used if used is not None else {"", *caption.split(", ")} <= {"", *chain(*ATTRIBUTES.values())}
+
+
+def test_a_caption_for_each_picture_is_expected(refused: Callable, job: tuple[object, ...]) -> None:
+    assert "2 captions for 1 pictures" in refused(*job, "--caption", "sad", "--prompt", "a [V] face")
 
 
 def test_personalize_writes_everything_into_one_folder(run: Callable, job: tuple[object, ...], tmp_path: Path) -> None:
@@ -127,12 +145,24 @@ def test_render_names_what_it_cannot_draw(refused: Callable, tmp_path: Path) -> 
     assert "'juggling'" in said and "wearing a hat" in said
 
 
+def test_render_obeys_the_dials_of_the_view(run: Callable, refused: Callable, tmp_path: Path) -> None:
+    def made(*flags: str) -> bytes:
+        words = ("--people", "1", "--size", "32", "--out", tmp_path / "-".join(("out", *flags)), "--json")
+        (picture,) = run("miniature", "render", *words, *flags).json["pictures"]
+        return Image.open(picture["file"]).tobytes()
+
+    plain = made()
+    for dial, value in (("turn", "1"), ("tilt", "20"), ("zoom", "1.3"), ("light", "-1"), ("occlusion", "0.4")):
+        assert made(f"--{dial}", value) != plain, dial
+    assert "turn must lie in -1..1, got 3" in refused("miniature", "render", "--turn", "3", "--out", tmp_path / "out")
+
+
 def test_evaluate_prints_the_table_and_keeps_the_figures(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hyperdream_core.miniature import evaluation
 
-    def evaluate(config: evaluation.EvaluateConfig, *_: object) -> evaluation.EvaluationReport:
+    def evaluate(config: evaluation.EvaluateConfig, *_: object, **__: object) -> evaluation.EvaluationReport:
         return evaluation.EvaluationReport((), "| method |", {"rows": {}, "people": config.people})
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)

@@ -19,8 +19,8 @@ def test_latents_have_zero_mean_unit_mean_variance_and_do_not_correlate() -> Non
     vae.solve_encoder_(autoencoder, _pictures())
     latents = vae.encode(autoencoder, _pictures()).permute(1, 0, 2, 3).flatten(1)
     covariance = torch.cov(latents)
-    torch.testing.assert_close(latents.mean(1), torch.zeros(8), atol=1e-4, rtol=0.0)
-    torch.testing.assert_close(covariance - covariance.diag().diag(), torch.zeros(8, 8), atol=1e-3, rtol=0.0)
+    torch.testing.assert_close(latents.mean(1), torch.zeros(vae.LATENT_CHANNELS), atol=1e-4, rtol=0.0)
+    torch.testing.assert_close(covariance - covariance.diag().diag(), torch.zeros_like(covariance), atol=1e-3, rtol=0.0)
     torch.testing.assert_close(covariance.diag().mean(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
 
 
@@ -29,11 +29,11 @@ def test_the_components_reconstruct_as_well_as_a_singular_value_decomposition() 
     autoencoder = vae.new_autoencoder(width=48)
     vae.solve_encoder_(autoencoder, pictures)
     patches = pictures.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).reshape(-1, 192)
-    codes = vae.encode(autoencoder, pictures).permute(0, 2, 3, 1).reshape(-1, 8)
+    codes = vae.encode(autoencoder, pictures).permute(0, 2, 3, 1).reshape(-1, vae.LATENT_CHANNELS)
     centred = patches - patches.mean(0)
     left = centred - codes @ torch.linalg.lstsq(codes, centred).solution
     values = torch.linalg.svdvals(centred)
-    torch.testing.assert_close(left.square().sum(), values[8:].square().sum(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(left.square().sum(), values[vae.LATENT_CHANNELS :].square().sum(), rtol=1e-3, atol=1e-4)
 
 
 def test_one_convolution_encodes_as_the_network_does() -> None:

@@ -25,7 +25,7 @@ def small_autoencoder() -> AutoencoderKL:
         block_out_channels=(8, 8, 8, 8),
         layers_per_block=1,
         norm_num_groups=4,
-        latent_channels=8,
+        latent_channels=get_base("miniature").latent_channels,
         scaling_factor=0.5,
     )
 

@@ -13,6 +13,7 @@ from hyperdream_core.formats.adapter_file import Identity
 from hyperdream_core.ops import lidb
 from hyperdream_core.pipelines.combine import truncated
 from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune, finetune_batch
+from hyperdream_core.pipelines.finetune_material import encode_material
 from hyperdream_core.pipelines.loading import DiffusersBase
 
 CONFIG = FinetuneConfig(file_rank=0, steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
@@ -157,7 +158,7 @@ def test_progress_counts_every_step(base: DiffusersBase, references: Tensor) -> 
 
 def test_held_out_looks_stop_early_and_keep_the_best(base: DiffusersBase, references: Tensor) -> None:
     # At this rate training destroys the network, so that the first looks are the best.
-    wild = FinetuneConfig(steps=12, rank=2, batch=1, crops=0, learning_rate=0.9, holdout_every=1, patience=2)
+    wild = FinetuneConfig(steps=12, rank=2, batch=1, crops=0, learning_rate=0.9, holdout_every=1, patience=1)
     result = finetune(base, references, config=wild)
     assert len(result.losses) < 12
     one = FinetuneConfig(steps=12, rank=2, batch=1, crops=0, learning_rate=0.9)
@@ -244,3 +245,21 @@ def test_subjects_without_pictures_are_refused(base: DiffusersBase, references: 
 def test_diverged_training_is_refused(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
     with pytest.raises(ConfigError, match=r"learning_rate 0.01 diverged.*Use a learning_rate of 0.003 or less"):
         finetune(base, references, polished.scaled(1e30), CONFIG)
+
+
+def test_captions_decide_which_prompt_each_picture_is_trained_under(base: DiffusersBase, references: Tensor) -> None:
+    subjects = [(references, ["smiling", ""]), (references[:1], ())]
+    material = encode_material(base, subjects, ["a sks face", "a lady"], crops=2, jitter=0.04, seed=0)
+    assert material.prompts == ["a sks face, smiling", "a sks face", "a lady", "a lady"]
+    draw = material.draw(0, 32, 1.0)
+    for row, (pool, prompts) in enumerate(zip(material.latents, draw.prompts, strict=True)):
+        for latents, prompt in zip(draw.latents[row], prompts.tolist(), strict=True):
+            (item,) = (i for i, known in enumerate(pool) if torch.equal(known, latents))
+            # The pictures come first, then two copies of each.
+            picture = item if item < len(subjects[row][0]) else (item - len(subjects[row][0])) // 2
+            assert prompt == (picture if row == 0 else 2 + picture)
+
+
+def test_captions_for_another_number_of_pictures_are_refused(base: DiffusersBase, references: Tensor) -> None:
+    with pytest.raises(ConfigError, match="1 captions for 2 pictures; give one for each"):
+        finetune(base, references, None, CONFIG, captions=["smiling"])

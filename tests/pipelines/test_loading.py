@@ -25,7 +25,7 @@ PROMPTS = ["a sks face, smiling", "a pet"]
 
 def outputs(base: DiffusersBase) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, 8, 4, 4, generator=generator)
+    latents = torch.randn(2, 32, 4, 4, generator=generator)
     with torch.no_grad():
         conditioning = base.encode_prompt(PROMPTS)
         predicted = base.predict(latents, torch.tensor([3, 900]), conditioning)
@@ -69,7 +69,7 @@ def wide_autoencoder() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(32, 32, 32, 64),
-        latent_channels=8,
+        latent_channels=32,
         scaling_factor=2.0,
     )
 
@@ -172,7 +172,7 @@ def test_prompts_are_encoded_and_latents_decoded_as_diffusers_does(base: Diffuse
     with torch.no_grad():
         expected, _ = pipeline.encode_prompt(PROMPTS, torch.device("cpu"), 1, False)
         torch.testing.assert_close(base.encode_prompt(PROMPTS).tokens, expected)
-        latents = torch.randn(2, 8, 2, 3, generator=torch.Generator().manual_seed(1))
+        latents = torch.randn(2, 32, 2, 3, generator=torch.Generator().manual_seed(1))
         pictures = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
     torch.testing.assert_close(base.decode_latents(latents), pictures.clamp(0, 1))
     assert base.decode_latents(latents).shape == (2, 3, 16, 24)

@@ -39,7 +39,7 @@ def test_ddim_draws_what_diffusers_own_pipeline_draws(base: DiffusersBase, guida
         requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    noise = torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(32, 4, 4, generator=torch.Generator().manual_seed(5))
     expected = pipeline(
         PROMPTS[0], num_inference_steps=3, guidance_scale=guidance_scale, latents=noise[None], output_type="pt"
     ).images
