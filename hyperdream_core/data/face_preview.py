@@ -23,7 +23,7 @@ def numbered_preview(
     height, width = (max(1, round(side * scale)) for side in picture.shape[-2:])
     image = to_pil(resize(picture, height, width))
     draw = ImageDraw.Draw(image)
-    line = max(2, round(max(image.size) / 256))
+    line = max(2, round(max(image.size) / 160))
     for number, face in enumerate(faces, start=1):
         colour = _CHOSEN if number in chosen else _OTHER
         if face.landmarks is None:

@@ -78,8 +78,8 @@ def test_without_a_face_it_stops_and_says_what_was_tried(monkeypatch: pytest.Mon
     blind(monkeypatch, 0.31)
     with pytest.raises(
         ReferenceImageError,
-        match=r"reference 1 of 2 \(b\.png, 160x120 px\) shows no face: best score 0\.31, min_score is 0\.50; a detector "
-        r"of tests looked at 3 sizes\. Use a photograph .* lower min_score, .* set on_no_face to skip or whole-picture",
+        match=r"reference 1 of 2 \(b\.png, 160x120 px\) shows no face: best score 0\.31, min_score is 0\.50; a detector"
+        r" of tests looked at 3 sizes\. Use a photograph .* lower min_score, .* on_no_face to skip or whole-picture",
     ):
         prepare_references([noise("b.png"), noise("c.png")], 64)
     prepared = prepare_references([noise("b.png")], 64, PrepareConfig(min_score=0.3))
