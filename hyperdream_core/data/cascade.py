@@ -2,7 +2,8 @@
 
 The cascade proposes on a reduced picture, tilted in steps, and each proposal is looked at again from close up: tilted a
 little and mirrored. A face answers in all of these views and a pattern that happens to look like one does not. Where
-the upright picture has no face, the padded copy (close-ups), the quarter turns and a larger copy are searched too.
+the upright picture has no face, the padded copy (close-ups), the quarter turns and a larger copy are searched too; so
+faces narrower than 6 % of the picture's longer side count only where there is no wider one.
 
 The cascade itself is OpenCV's `lbpcascade_frontalface` (BSD), found and run by scikit-image.
 """

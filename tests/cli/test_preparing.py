@@ -70,3 +70,16 @@ def test_other_subjects_than_people_are_not_searched_for_faces() -> None:
     assert detector() == "auto" and detector(noun="Woman") == "auto"
     assert detector(noun="dog") == detector(family="miniature") == "already-cropped"
     assert detector("--detector", "auto", family="miniature", noun="dog") == "auto"
+
+
+def test_likeness_is_measured_by_the_recogniser_that_was_named_and_never_a_failure(
+    run: Callable, picture: Path, base_folder: Path, predictor: Path, tmp_path: Path
+) -> None:
+    from tests.tiny_onnx import write_recognizer
+
+    recognizer = write_recognizer(tmp_path / "buffalo_l" / "w600k_r50.onnx")
+    where = ("--base", base_folder, "--hypernetwork", predictor, "--out", tmp_path / "out", "--device", "cpu")
+    few = ("--size", "32", "--finetune-steps", "0", "--sample-steps", "1", "--guidance-scale", "1")
+    ran = run("personalize", picture, *where, *few, "--prompt", "a [V] face", "--recognizer", recognizer, "--json")
+    assert ran.code == 0, ran.error
+    assert ran.json["likeness"] == {} and ran.json["likeness_by"].startswith("not measured: no face was found")
