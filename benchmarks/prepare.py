@@ -95,7 +95,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for label, source in (("a face", "astronaut.png"), ("no face", "coffee.png")):
                 path = Path(folder) / "photo.jpg"
-                Image.open(SKIMAGE / source).convert("RGB").resize((4000, 3000)).save(path, quality=90)
+                whole = Image.open(SKIMAGE / source).convert("RGB")
+                # Cut to 4:3 and enlarged: stretched faces are no faces.
+                cut = whole.crop((0, 0, whole.width, whole.width * 3 // 4))
+                cut.resize((4000, 3000), Image.Resampling.BICUBIC).save(path, quality=90)
                 config = PrepareConfig(
                     detector=name, face_models=tuple(arguments.face_models), on_no_face="whole-picture"
                 )  # type: ignore[arg-type]
