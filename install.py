@@ -24,7 +24,7 @@ REQUIRED = {
 OPTIONAL = {
     "skimage": ("scikit-image", "finding faces in uncropped pictures"),
     "diffusers": ("diffusers accelerate", "the command line; host programs do without"),
-    "insightface": ("insightface onnxruntime", "another face finder; its models are for non-commercial use"),
+    "onnxruntime": ("onnxruntime", "insightface's face finder and likeness, if you have its models"),
 }
 
 

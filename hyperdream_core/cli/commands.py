@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import personalizing, subject, world
+from . import personalizing, preparing, subject, world
 from .console import Console, Outcome
 
 
@@ -51,6 +51,13 @@ COMMANDS = {
         personalizing.personalize,
         "PICTURE [PICTURE ...] --prompt TEXT [TEXT ...]",
         "Predict the subject's identity, polish it, draw the prompts with it, and write everything to a folder.",
+    ),
+    "prepare": Command(
+        "photographs to upright face crops, and what is wrong with them",
+        preparing.add_prepare,
+        preparing.prepare,
+        "PICTURE [PICTURE ...]",
+        "Find the faces, choose and align one in each picture, and say what speaks against it as a reference.",
     ),
     "predict": Command(
         "pictures to an identity, in one pass", subject.add_predict, subject.predict, "PICTURE [PICTURE ...]"

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING
 
 from .console import Console, Outcome
 from .flags import add_config_flags, config_from_flags, whole_number
+from .preparing import add_reference_flags, open_recognizer, prepare_subject, read_pictures
 from .prompts import add_prompt_flags, check_words, resolve_prompts
-from .subject import (
-    add_base_flags,
-    add_caption_flag,
-    add_reference_flags,
-    bundled_hypernetwork,
-    captions_of,
-    crop,
-    load,
-    read_pictures,
-)
+from .subject import add_base_flags, add_caption_flag, bundled_hypernetwork, captions_of, load
 
 if TYPE_CHECKING:
     from ..pipelines.base import Base
@@ -67,6 +59,7 @@ def add_personalize(parser: argparse.ArgumentParser) -> None:
 
 def personalize(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Predict, polish, save, export, draw and report."""
+    from ..pipelines.loading import base_family
     from ..pipelines.personalize import Watch
     from ..pipelines.personalize import personalize as run
 
@@ -74,14 +67,17 @@ def personalize(arguments: argparse.Namespace, console: Console) -> Outcome:
     prompts = resolve_prompts(arguments, config.predict.identifier, config.predict.class_noun)
     config = replace(config, prompts=tuple(prompts))
     results = console.open_results(arguments.out)
-    pictures = read_pictures(arguments, console)
+    pictures = read_pictures(arguments)
+    family = base_family(arguments.base)
+    size = config.sample.size or family.picture_size
+    check_words(arguments, prompts, config.predict.identifier, family.name)
+    references = prepare_subject(arguments, console, pictures, family.name, size, config.predict.class_noun)
     base = load(arguments)
-    check_words(arguments, prompts, config.predict.identifier, base.family.name)
     hypernetwork = _hypernetwork(arguments, base, console)
-    references = crop(pictures, config.sample.size or base.family.picture_size)
     if config.finetune.steps:
-        config = replace(config, captions=captions_of(arguments, base, references))
-    watch = Watch(stage=console.progress, judge=_judge(base))
+        config = replace(config, captions=captions_of(arguments, base, references.pixels))
+    judge, likeness = _judge(arguments, family.name, hypernetwork)
+    watch = Watch(stage=console.progress, judge=judge, likeness=likeness)
     result = run(base, hypernetwork, references, results, config, watch)
     console.note(result.report["notes"])
     if result.cancelled:
@@ -125,18 +121,26 @@ def _hypernetwork(arguments: argparse.Namespace, base: Base, console: Console) -
     return None
 
 
-def _judge(base: Base) -> Judge | None:
-    """The miniature's identity judge; no base but the miniature has one of its own."""
-    from ..data.bundled import bundled_weights
-    from ..miniature.judges import load_judges
+def _judge(
+    arguments: argparse.Namespace, family: str, hypernetwork: StoredHypernetwork | None
+) -> tuple[Judge | None, str]:
+    """Who measures likeness, and what to say about it."""
+    from ..data.detectors import open_detector
+    from ..miniature.judges import JudgeRecognizer
+    from ..pipelines.likeness import NOT_MEASURED, LikenessJudge, independence
+    from ..pipelines.prepare import PrepareConfig
 
-    folder = bundled_weights() / "miniature" / "judges"
-    if base.family.name != "miniature" or not folder.is_dir():
-        return None
-    identity_judge = load_judges(folder)[0]
-    return lambda pictures, references: (
-        identity_judge(pictures.cpu()) @ identity_judge(references.cpu()).mean(0, keepdim=True).T
-    ).squeeze(1)
+    recognizer = open_recognizer(arguments, family)
+    if recognizer is None:
+        return None, NOT_MEASURED
+    if isinstance(recognizer, JudgeRecognizer):
+        return recognizer.compare, f"measured by {recognizer.about}"
+    config = config_from_flags(PrepareConfig, arguments)
+    name = "auto" if config.detector == "already-cropped" else config.detector
+    detector = open_detector(name, config.face_models)[0]
+    text = f"measured by {recognizer.about} on faces found by {detector.about}"
+    warning = independence(recognizer, hypernetwork.training) if hypernetwork is not None else ""
+    return LikenessJudge(recognizer, detector, config.min_score), f"{text}; {warning}" if warning else text
 
 
 def _summary(result: PersonalizeResult) -> str:
@@ -146,5 +150,7 @@ def _summary(result: PersonalizeResult) -> str:
     lines.append(f"{seconds['all']:.1f} s: {stages}")
     if result.report["likeness"]:
         likeness = ", ".join(f"{label} {value:.2f}" for label, value in result.report["likeness"].items())
-        lines.append(f"likeness: {likeness}")
+        lines.append(f"likeness: {likeness} ({result.report['likeness_by']})")
+    else:
+        lines.append(f"likeness {result.report['likeness_by']}")
     return "\n".join(lines)

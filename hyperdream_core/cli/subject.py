@@ -10,21 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from .console import Console, Outcome
 from .flags import add_config_flags, config_from_flags, whole_number
+from .preparing import add_reference_flags, prepare_subject, read_pictures
 from .prompts import add_prompt_flags, check_words, resolve_prompts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..data.images import Picture
     from ..formats.adapter_file import Identity
     from ..pipelines.loading import DiffusersBase
     from ..pipelines.sample import Adapter
-
-
-def add_reference_flags(parser: argparse.ArgumentParser) -> None:
-    """The pictures of the subject."""
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path, help="photographs of one subject")
 
 
 def add_caption_flag(parser: argparse.ArgumentParser) -> None:
@@ -101,13 +96,15 @@ def predict(arguments: argparse.Namespace, console: Console) -> Outcome:
 
     config = config_from_flags(PredictConfig, arguments)
     results = console.open_results(arguments.out.parent)
-    pictures = read_pictures(arguments, console)
+    pictures = read_pictures(arguments)
     stored = load_hypernetwork(arguments.hypernetwork or bundled_hypernetwork(), device_named(arguments.device))
-    references = crop(pictures, get_base(stored.network.config.family).picture_size)
-    identity = predict_identity(stored.network, references, config)
+    family = get_base(stored.network.config.family)
+    references = prepare_subject(arguments, console, pictures, family.name, family.picture_size, config.class_noun)
+    identity = predict_identity(stored.network, references.pixels, config, references.weights)
     path = results.keep(arguments.out.name, lambda path: write_identity(path, identity))
     results.close()
-    return _identity_outcome(path, identity, {"references": len(references)})
+    facts = {"references": len(references.pixels), "faces": references.report()}
+    return _identity_outcome(path, identity, facts)
 
 
 def add_finetune(parser: argparse.ArgumentParser) -> None:
@@ -135,16 +132,20 @@ def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
     from ..formats.adapter_file import read_identity, write_identity
     from ..pipelines.finetune import FinetuneConfig
     from ..pipelines.finetune import finetune as run
+    from ..pipelines.loading import base_family
 
     config = config_from_flags(FinetuneConfig, arguments)
     results = console.open_results(arguments.out.parent)
-    pictures = read_pictures(arguments, console)
+    pictures = read_pictures(arguments)
     start = read_identity(arguments.start) if arguments.start else None
+    family = base_family(arguments.base)
+    size = arguments.size or family.picture_size
+    noun = start.class_noun if start else config.class_noun
+    references = prepare_subject(arguments, console, pictures, family.name, size, noun)
     base = load(arguments)
-    references = crop(pictures, arguments.size or base.family.picture_size)
     with console.progress("finetuning") as progress:
-        captions = captions_of(arguments, base, references)
-        result = run(base, references, start, config, progress, arguments.checkpoint, captions)
+        captions = captions_of(arguments, base, references.pixels)
+        result = run(base, references.pixels, start, config, progress, arguments.checkpoint, captions)
     path = results.keep(arguments.out.name, lambda path: write_identity(path, result.identity))
     results.close()
     facts: dict[str, Any] = {
@@ -153,6 +154,7 @@ def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
         "last_loss": result.losses[-1] if result.losses else None,
         "stopped": result.cancelled,
         "captions": list(captions),
+        "faces": references.report(),
     }
     if result.cancelled:
         console.say(f"stopped after {len(result.losses)} of {config.steps} steps; the best so far is kept: {path}")
@@ -235,31 +237,6 @@ def export(arguments: argparse.Namespace, console: Console) -> Outcome:
     size = path.stat().st_size
     data = {"file": str(path), "bytes": size, "family": identity.family, "dialect": config.dialect}
     return Outcome(data, f"{path} ({size / 1000:,.0f} KB, {config.dialect} keys for {identity.family})")
-
-
-def read_pictures(arguments: argparse.Namespace, console: Console) -> list[Picture]:
-    """The pictures of `add_reference_flags`, read before anything that takes longer."""
-    from ..data.images import read_picture
-
-    pictures = [read_picture(path) for path in arguments.pictures]
-    console.note([note for picture in pictures for note in picture.notes])
-    return pictures
-
-
-def crop(pictures: list[Picture], size: int) -> Tensor:
-    """Pictures of one subject as (n, 3, size, size).
-
-    Raises:
-        ConfigError: no such size.
-    """
-    import torch
-
-    from ..data.images import square_crop
-    from ..errors import ConfigError
-
-    if size % 8 or not 32 <= size <= 4096:
-        raise ConfigError(f"size must be a multiple of 8 from 32 to 4096 px, got {size}")
-    return torch.stack([square_crop(picture.pixels, size) for picture in pictures])
 
 
 def bundled_hypernetwork() -> Path:

@@ -51,6 +51,8 @@ class Picture:
 
     pixels: Tensor
     notes: tuple[str, ...] = ()
+    name: str = ""
+    """what errors and reports call it"""
 
 
 def read_image(path: str | Path, background: tuple[int, int, int] = WHITE) -> Tensor:
@@ -129,7 +131,7 @@ def picture_from_pil(image: Image.Image, name: str, background: tuple[int, int, 
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
-    return Picture(rearrange(pixels, "h w c -> c h w").contiguous(), tuple(notes))
+    return Picture(rearrange(pixels, "h w c -> c h w").contiguous(), tuple(notes), name)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:

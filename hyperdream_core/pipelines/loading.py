@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bases import detect_family
+from ..bases import BaseFamily, detect_family
 from ..data.bundled import bundled_weights
 from ..errors import BaseMismatchError, FileFormatError, MissingDependencyError
 from .diffusers_base import DiffusersBase
 
-__all__ = ["MINIATURE", "DiffusersBase", "alphas_cumprod_of", "fill_model", "load_base", "tensor_shapes"]
+__all__ = ["MINIATURE", "DiffusersBase", "alphas_cumprod_of", "base_family", "fill_model", "load_base", "tensor_shapes"]
 
 MINIATURE = "miniature"
 
@@ -40,26 +40,35 @@ def load_base(
         MissingDependencyError: diffusers or transformers is not installed.
     """
     require_diffusers()
-    if str(path) == MINIATURE:
-        path = bundled_weights() / "miniature" / "base"
-    path = Path(path)
+    path = _place(path)
     if path.is_dir():
         base = _load_folder(path, dtype)
-    elif path.is_file():
+    else:
         from .single_file import load_single_file
 
         base = load_single_file(path, dtype)
-    else:
-        raise FileFormatError(
-            path,
-            f"there is no such base at {path}, but 'miniature', a diffusers folder or a .safetensors checkpoint is "
-            "expected; check the path",
-        )
     for module in base.modules():
         module.requires_grad_(False).train(False).to(device)
     if dtype == torch.float16 and base.vae.config.get("force_upcast", False):
         base.vae.to(torch.float32)
     return base
+
+
+def base_family(path: str | Path = MINIATURE) -> BaseFamily:
+    """The family of the base that `load_base` would load, from headers alone: in a moment, whatever its size.
+
+    Raises:
+        FileFormatError: nothing there, damaged, or not safetensors.
+        BaseMismatchError: a checkpoint of an unknown family.
+    """
+    path = _place(path)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(path / "unet") if path.is_dir() else [path]:
+        shapes.update(tensor_shapes(file))
+    try:
+        return detect_family(shapes)
+    except BaseMismatchError as error:
+        raise BaseMismatchError(f"{path if path.is_dir() else path.name}: {error}") from error
 
 
 def require_diffusers() -> None:
@@ -134,17 +143,24 @@ def fill_model(path: Path, kind: Any, config: Any, tensors: dict[str, Tensor]) -
     return model
 
 
+def _place(path: str | Path) -> Path:
+    if str(path) == MINIATURE:
+        path = bundled_weights() / "miniature" / "base"
+    path = Path(path)
+    if not path.exists():
+        raise FileFormatError(
+            path,
+            f"there is no such base at {path}, but 'miniature', a diffusers folder or a .safetensors checkpoint is "
+            "expected; check the path",
+        )
+    return path
+
+
 def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTokenizer
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in _weight_files(folder / "unet"):
-        shapes.update(tensor_shapes(file))
-    try:
-        family = detect_family(shapes)
-    except BaseMismatchError as error:
-        raise BaseMismatchError(f"{folder}: {error}") from error
+    family = base_family(folder)
     names = [encoder.name for encoder in family.text_encoders]
     variants = {name: _variant(_weight_files(folder / name)) for name in ("unet", "vae")}
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}

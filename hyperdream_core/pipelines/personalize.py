@@ -24,6 +24,7 @@ from .base import Base
 from .export import ExportConfig, export_lora
 from .finetune import FinetuneConfig, FinetuneResult, finetune
 from .predict import PredictConfig, predict_identity
+from .prepare import PreparedReferences
 from .progress import Progress, no_progress
 from .prompts import insert_identifier, without_identifier
 from .results_folder import ResultsFolder
@@ -31,7 +32,7 @@ from .sample import Adapter, SampleConfig, sample
 from .stored_hypernetwork import StoredHypernetwork
 
 Judge = Callable[[Tensor, Tensor], Tensor]
-"""Likeness (b,) of pictures (b, 3, h, w) to the subject of references (n, 3, h, w)."""
+"""Likeness (b,) of pictures (b, 3, h, w) to the subject of references (n, 3, h, w); NaN where it cannot be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ class Watch:
     stage: Callable[[str], AbstractContextManager[Progress]] = _unwatched
     """opens the progress of a stage by its label"""
     judge: Judge | None = None
+    likeness: str = "not measured: there is no judge"
+    """who measures likeness, or why nobody does"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,7 @@ class PersonalizeResult:
 def personalize(
     base: Base,
     hypernetwork: StoredHypernetwork | None,
-    references: Tensor,
+    references: Tensor | PreparedReferences,
     results: ResultsFolder,
     config: PersonalizeConfig | None = None,
     watch: Watch | None = None,
@@ -103,7 +106,7 @@ def personalize(
     Args:
         base: to personalise.
         hypernetwork: predictor for the base's family; None polishes from nothing.
-        references: (n, 3, h, w) in 0..1, at the size to train at.
+        references: as `prepare_references` gives them, or just (n, 3, h, w) in 0..1; at the size to train at.
         results: where everything goes; `ResultsFolder.open` has checked that it can be written.
         config: settings.
         watch: progress and judge.
@@ -141,16 +144,23 @@ class _Job:
     """One personalisation at work."""
 
     def __init__(
-        self, base: Base, references: Tensor, results: ResultsFolder, config: PersonalizeConfig, watch: Watch
+        self,
+        base: Base,
+        references: Tensor | PreparedReferences,
+        results: ResultsFolder,
+        config: PersonalizeConfig,
+        watch: Watch,
     ) -> None:
-        self.base, self.references, self.results, self.config, self.watch = base, references, results, config, watch
+        self.base, self.results, self.config, self.watch = base, results, config, watch
+        self.prepared = references if isinstance(references, PreparedReferences) else None
+        self.references: Tensor = references.pixels if isinstance(references, PreparedReferences) else references
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.adapters: dict[str, Identity] = {}
         """predicted and polished, as far as they are there"""
         self.likeness: dict[str, float] = {}
         self.losses: tuple[float, ...] = ()
-        self.pictures = torch.zeros(0, *references.shape[1:])
+        self.pictures = torch.zeros(0, *self.references.shape[1:])
         self.prompts: list[str] = []
         self.cancelled = False
 
@@ -197,7 +207,8 @@ class _Job:
         """Predict if there is a predictor, and polish."""
         if hypernetwork is not None:
             with self._timed("predict"):
-                predicted = predict_identity(hypernetwork.network, self.references, self.config.predict)
+                weights = self.prepared.weights if self.prepared else None
+                predicted = predict_identity(hypernetwork.network, self.references, self.config.predict, weights)
             self.adapters["predicted"] = predicted
             if self.config.finetune.steps == 0:
                 return FinetuneResult(predicted, (), 0.0)
@@ -236,7 +247,9 @@ class _Job:
         if self.watch.judge is not None:
             with self._timed("judge"):
                 for label, pictures in drawn.items():
-                    self.likeness[label] = float(self.watch.judge(pictures, self.references).mean())
+                    measured = self.watch.judge(pictures, self.references)
+                    if not bool(measured.isnan().all()):
+                        self.likeness[label] = float(measured.nanmean())
         for number, (prompt, picture) in enumerate(zip(self.prompts, self.pictures, strict=True), start=1):
             texts = {"prompt": prompt, "seed": str(config.seed + number - 1), "Software": "HyperDream"}
             self.results.keep(
@@ -269,11 +282,18 @@ class _Job:
             "seconds": {**self.seconds, "all": sum(self.seconds.values())},
             "losses": list(self.losses),
             "likeness": self.likeness,
+            "likeness_by": self._likeness_by(),
+            "faces": self.prepared.report() if self.prepared else None,
             "peak_memory_bytes": peak_memory(self.base.device),
             "files": {path.name: {"path": str(path), "bytes": path.stat().st_size} for path in self.results.written},
             "notes": self.notes,
             "config": config_to_json(self.config),
         }
+
+    def _likeness_by(self) -> str:
+        if self.watch.judge is not None and len(self.pictures) and not self.likeness:
+            return "not measured: no face was found in what was drawn"
+        return self.watch.likeness
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from hyperdream_core.cli import commands, entry
 from hyperdream_core.errors import Cancelled, ConfigError
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("personalize", "predict", "finetune", "sample", "export", "inspect", "evaluate", "miniature")
+NAMES = ("personalize", "prepare", "predict", "finetune", "sample", "export", "inspect", "evaluate", "miniature")
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:

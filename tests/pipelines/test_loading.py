@@ -16,7 +16,7 @@ from hyperdream_core.miniature.autoencoder import new_autoencoder
 from hyperdream_core.miniature.base import new_text_encoder
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines import loading
-from hyperdream_core.pipelines.loading import DiffusersBase, load_base
+from hyperdream_core.pipelines.loading import DiffusersBase, base_family, load_base
 from hyperdream_core.pipelines.single_file import UNET, unet_config
 from hyperdream_core.pipelines.single_file_export import unet_to_ldm, write_single_file
 
@@ -274,3 +274,12 @@ def test_the_bundled_tokenizer_is_clips() -> None:
     folder = Path(__file__).parents[2] / "weights" / "miniature" / "base" / "tokenizer"
     ids = CLIPTokenizer.from_pretrained(folder)("a sks face").input_ids
     assert ids == [49406, 320, 48136, 1710, 49407]
+
+
+def test_the_family_is_known_before_the_base_is_loaded(tmp_path: Path) -> None:
+    assert base_family().name == "miniature"
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4)}, tmp_path / "odd.safetensors")
+    with pytest.raises(BaseMismatchError, match=r"^odd\.safetensors: the checkpoint has .* none of the known families"):
+        base_family(tmp_path / "odd.safetensors")
+    with pytest.raises(FileFormatError, match="there is no such base at"):
+        base_family(tmp_path / "nothing")

@@ -25,6 +25,8 @@ from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.finetune import FinetuneConfig
 from hyperdream_core.pipelines.loading import DiffusersBase
 from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize
+from hyperdream_core.pipelines.predict import predict_identity
+from hyperdream_core.pipelines.prepare import PreparedReferences
 from hyperdream_core.pipelines.progress import Progress
 from hyperdream_core.pipelines.results_folder import ResultsFolder
 from hyperdream_core.pipelines.sample import SampleConfig
@@ -60,7 +62,11 @@ def stopping(at: str, step: int) -> Watch:
 
 
 def run(
-    base: DiffusersBase, predictor: StoredHypernetwork | None, references: Tensor, folder: Path, **change: object
+    base: DiffusersBase,
+    predictor: StoredHypernetwork | None,
+    references: Tensor | PreparedReferences,
+    folder: Path,
+    **change: object,
 ) -> PersonalizeResult:
     watch = change.pop("watch", None)
     config = replace(CONFIG, **change)  # type: ignore[arg-type]
@@ -105,6 +111,21 @@ def test_the_whole_job_leaves_everything_it_promises(
 def test_without_a_predictor_it_polishes_from_nothing(base: DiffusersBase, references: Tensor, tmp_path: Path) -> None:
     result = run(base, None, references, tmp_path)
     assert result.identity.rank == 1 and "predict" not in result.report["seconds"]
+
+
+def test_prepared_references_count_by_their_weights(
+    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+) -> None:
+    prepared = PreparedReferences(references, (1.0, 0.25), (), "a detector of tests", "not measured", ())
+    watch = Watch(judge=lambda pictures, subject: torch.full((len(pictures),), torch.nan), likeness="measured by tests")
+    result = run(base, predictor, prepared, tmp_path, finetune=FinetuneConfig(steps=0), watch=watch)
+    expected = predict_identity(predictor.network, references, weights=(1.0, 0.25))
+    for name, coefficients in expected.coefficients.items():
+        assert torch.equal(result.identity.coefficients[name].up, coefficients.up)
+    assert result.report["faces"]["detector"] == "a detector of tests"
+    # Likeness that cannot be measured is no failure, and no number either.
+    assert result.report["likeness"] == {}
+    assert result.report["likeness_by"] == "not measured: no face was found in what was drawn"
 
 
 def test_without_steps_the_prediction_is_the_result(
