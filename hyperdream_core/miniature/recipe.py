@@ -57,7 +57,7 @@ class RecipeConfig:
     """Training of the attribute judge; 64 pictures a step and process."""
     encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
-    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1500, learning_rate=6e-4))
+    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1300, learning_rate=6e-4))
     """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
     processes: int = 2
     """Processes that average their gradients; one thread each."""
