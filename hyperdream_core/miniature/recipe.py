@@ -52,7 +52,7 @@ class RecipeConfig:
     )
     """Training of the identity judge; 64 people a step and process."""
     attribute_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=900, learning_rate=1.5e-3, warmup=30)
+        default_factory=lambda: TrainingConfig(steps=600, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the attribute judge; 64 pictures a step and process."""
     encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, learning_rate=1.5e-3, warmup=50))

@@ -131,7 +131,7 @@ def test_an_identity_has_exactly_the_layers_of_its_target_set() -> None:
         replace(identity, coefficients=some)
     with pytest.raises(BaseMismatchError, match="layer 'x' is none of them"):
         replace(identity, coefficients={**identity.coefficients, "x": some[identity.layers[0].name]})
-    with pytest.raises(BaseMismatchError, match=r"has down \(1, 32\) and up \(32, 1\), but 'miniature' at rank 2"):
+    with pytest.raises(BaseMismatchError, match=r"has down \(1, 50\) and up \(96, 1\), but 'miniature' at rank 2"):
         replace(identity, rank=2)
     with pytest.raises(ConfigError, match="unknown layout 'flat'; known: layers, stacked"):
         write_identity("x.safetensors", identity, layout="flat")
@@ -169,9 +169,9 @@ FIRST = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.li
         (lambda m, t: m.update(made_by="3"), FileFormatError, "made_by that is not a JSON object"),
         (lambda m, t: t.update(extra=torch.zeros(1)), FileFormatError, "holds 'extra', which no identity"),
         (lambda m, t: t.pop(FIRST), FileFormatError, "lacks 'lora_unet_down.*lidb_up', one of 256"),
-        (lambda m, t: t.update({FIRST: torch.zeros(31, 1)}), FileFormatError, r"has shape \(31, 1\), but .*\(32, 1\)"),
-        (lambda m, t: t.update({FIRST: torch.full((32, 1), float("nan"))}), FileFormatError, "holds NaN"),
-        (lambda m, t: t.update({FIRST: torch.zeros(32, 1, dtype=torch.int8)}), FileFormatError, "holds I8 numbers"),
+        (lambda m, t: t.update({FIRST: torch.zeros(31, 1)}), FileFormatError, r"has shape \(31, 1\), but .*\(96, 1\)"),
+        (lambda m, t: t.update({FIRST: torch.full((96, 1), float("nan"))}), FileFormatError, "holds NaN"),
+        (lambda m, t: t.update({FIRST: torch.zeros(96, 1, dtype=torch.int8)}), FileFormatError, "holds I8 numbers"),
     ],
 )
 def test_an_altered_file_is_refused_by_name_here_and_by_inspection(

@@ -52,7 +52,7 @@ def pipeline() -> StableDiffusionPipeline:
     torch.random.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=(32, 64, 128, 128),
+        block_out_channels=(96, 128, 128, 128),
         cross_attention_dim=64,
         attention_head_dim=8,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -275,5 +275,5 @@ def test_a_file_that_is_no_lora_of_ours_is_refused(
 
 def test_a_lora_for_another_base_is_refused_by_layer_and_size(path: Path) -> None:
     write_lora(path, draw_pairs("sd15", rank=1), family="sd15")
-    with pytest.raises(BaseMismatchError, match=r"sofia.*has down \(1, 320\).*base 'miniature' needs \(r, 32\)"):
+    with pytest.raises(BaseMismatchError, match=r"sofia.*has down \(1, 320\).*base 'miniature' needs \(r, 96\)"):
         read_lora(path, "miniature")

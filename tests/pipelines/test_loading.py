@@ -245,7 +245,7 @@ def test_checkpoints_of_unknown_families_are_refused_by_name(tmp_path: Path) -> 
     [
         ("first_stage_model.", "has no VAE"),
         ("cond_stage_model.", "has no text encoder 1"),
-        ("model.diffusion_model.out.2.bias", "needs 'conv_out.bias' of shape .8,., but it is missing"),
+        ("model.diffusion_model.out.2.bias", "needs 'conv_out.bias' of shape .32,., but it is missing"),
     ],
 )
 def test_incomplete_checkpoints_are_refused(
