@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from ..ops.guidance import combine_rescaled, composed
 from ..ops.lowrank import LoraPair
 from ..ops.noise import to_t
 from .base import Base, Conditioning
-from .guide import Guide, GuidanceConfig, Mix
+from .guide import GuidanceConfig, Guide, Mix
 from .prompts import without_identifier
 from .subject_adapters import Pairs, ResolvedSubject
 

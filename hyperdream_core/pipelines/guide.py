@@ -32,14 +32,14 @@ class GuidanceConfig:
     """Factors on subject_scale over the noise level, 0 clean to 1 noise: bands such as '0-0.5:1, 0.5-1:0', points of a
     smooth curve such as '0=1, 0.6=1, 1=0', or 'default'. 'base ...; subject ...' sets both dials."""
     null_strength: float | None = None
-    """Share of the adapter's strength (0..1) in the branch that guidance leads away from. If left out: 1 in plain, blend
-    and reference-null, 0 elsewhere."""
+    """Share of the adapter's strength (0..1) in the branch that guidance leads away from. If left out: 1 in plain,
+    blend and reference-null, 0 elsewhere."""
     rescale: float = 0.0
     """Share of the way (0..1) to the contrast that the picture had without guidance; 0.7 mends washed-out or glaring
     pictures at high scales."""
     branch_weights: tuple[float, ...] = ()
-    """Own weights for guidance 'weights', summing to 1: of the base without and with the prompt, and of the personalised
-    model without and with it."""
+    """Own weights for guidance 'weights', summing to 1: of the base without and with the prompt, and of the
+    personalised model without and with it."""
     strength: float = 1.0
     """How much of the adapter to apply: 0 is the base, 1 as trained."""
     active: tuple[float, ...] = (0.0, 1.0)

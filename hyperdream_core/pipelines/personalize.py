@@ -183,8 +183,8 @@ class _Job:
             who: PredictConfig | FinetuneConfig = self.config.finetune
             if self.config.sample.guidance == "reference-null":
                 raise ConfigError(
-                    "guidance 'reference-null' leads away from what a predictor says of a grey picture, and there is no "
-                    "predictor; use another guidance, or name one"
+                    "guidance 'reference-null' leads away from what a predictor says of a grey picture, and there is "
+                    "no predictor; use another guidance, or name one"
                 )
             if self.config.finetune.steps == 0:
                 raise ConfigError(

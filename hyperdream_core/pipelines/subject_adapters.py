@@ -123,8 +123,10 @@ def fitted_masks(masks: Sequence[Tensor], size: tuple[int, int], latents: tuple[
             raise ConfigError(f"mask {number} of {len(masks)} has values outside 0..1; scale it")
     small = torch.nn.functional.adaptive_avg_pool2d(torch.stack([mask.float() for mask in masks]), latents)
     if float(small.sum(0).max()) > 1 + 1e-4:
-        raise ConfigError(f"the {len(masks)} masks overlap: together they reach {float(small.sum(0).max()):.2f}, expected "
-                          "1 at most; draw them apart")  # fmt: skip
+        raise ConfigError(
+            f"the {len(masks)} masks overlap: together they reach {float(small.sum(0).max()):.2f}, expected 1 at most; "
+            "draw them apart"
+        )
     return small
 
 
@@ -170,8 +172,8 @@ def _checked_pairs(base: Base, adapter: OneAdapter, pictures: int) -> Pairs:
     for name, pair in (adapter or {}).items():
         if pair.down.dim() == 3 and pair.down.shape[0] != pictures:
             raise ConfigError(
-                f"layer {name!r} has adapters for {pair.down.shape[0]} pictures, but there are {pictures} prompts; give "
-                "one for each, or one for all"
+                f"layer {name!r} has adapters for {pair.down.shape[0]} pictures, but there are {pictures} prompts; "
+                "give one for each, or one for all"
             )
     return adapter or {}
 

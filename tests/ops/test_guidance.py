@@ -90,7 +90,7 @@ def test_the_null_branch_moves_to_the_model_that_has_it() -> None:
 
 @pytest.mark.parametrize("values", [(0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0), (0.0, 0.0, float("nan"), 1.0)])
 def test_weights_that_do_not_sum_to_one_are_refused(values: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="sum to .* expected 1"):
+    with pytest.raises(ConfigError, match=r"sum to .* expected 1"):
         branch_weights(values)
 
 

@@ -227,9 +227,9 @@ def test_masks_that_do_not_fit_are_refused(base: DiffusersBase, identity: Identi
 
     with pytest.raises(ConfigError, match=r"mask 1 of 1 has the shape \(16, 32\), expected \(32, 32\)"):
         drawn(torch.ones(16, 32))
-    with pytest.raises(ConfigError, match="values outside 0..1"):
+    with pytest.raises(ConfigError, match=r"values outside 0\.\.1"):
         drawn(2 * torch.ones(32, 32))
-    with pytest.raises(ConfigError, match="overlap: together they reach 2.00"):
+    with pytest.raises(ConfigError, match=r"overlap: together they reach 2\.00"):
         drawn(torch.ones(32, 32), torch.ones(32, 32))
     with pytest.raises(ConfigError, match="2 subjects need a mask each"):
         drawn(torch.ones(32, 32), None)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hyperdream_core.errors import ConfigError
-from hyperdream_core.pipelines.guide import Guide, GuidanceConfig
+from hyperdream_core.pipelines.guide import GuidanceConfig, Guide
 
 
 def test_dials_left_out_are_the_guidance_scale() -> None:
