@@ -183,8 +183,8 @@ def _filled(pair: LoraPair | None, like: LoraPair, rank: int, pictures: int, sid
     """One factor, (pictures, rank, i) or (pictures, o, rank)."""
     if side == "down":
         part = like.down.new_zeros(0, like.down.shape[-1]) if pair is None else pair.down
-        padding = (0, 0, 0, rank - part.shape[-2])
+        padding = [0, 0, 0, rank - part.shape[-2]]
     else:
         part = like.up.new_zeros(like.up.shape[-2], 0) if pair is None else pair.up
-        padding = (0, rank - part.shape[-1])
+        padding = [0, rank - part.shape[-1]]
     return torch.nn.functional.pad(part, padding).expand(pictures, -1, -1)

@@ -247,9 +247,8 @@ class _Job:
         columns: dict[str, tuple[list[str], Adapter]] = {
             "base": ([without_identifier(prompt, identity.identifier) for prompt in self.prompts], None)
         }
-        for label, adapter in self.adapters.items():
-            subject = Subject(adapter=adapter, identifier=adapter.identifier, neutral=self.neutral)
-            columns[label] = (self.prompts, subject)
+        for label, drawn_as in self.adapters.items():
+            columns[label] = (self.prompts, Subject(adapter=drawn_as, neutral=self.neutral))
         drawn = {}
         with self._timed("sample"):
             for label, (prompts, adapter) in columns.items():

@@ -16,7 +16,7 @@ from hyperdream_core.miniature import sweep as module
 from hyperdream_core.miniature.evaluation import EvaluateConfig
 from hyperdream_core.miniature.sweep import CURVES, Point, points_of, sweep, won_back
 from hyperdream_core.pipelines.evaluate import MethodScores, score_method
-from hyperdream_core.pipelines.guide import Guide, GuidanceConfig
+from hyperdream_core.pipelines.guide import GuidanceConfig, Guide
 
 
 def scores(similarity: float, attributes: float, name: str = "prediction") -> MethodScores:
