@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..formats.adapter_file import Identity
     from ..pipelines.loading import DiffusersBase
-    from ..pipelines.sample import Adapter
+    from ..pipelines.subject_adapters import OneAdapter
 
 
 def add_caption_flag(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +168,12 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--identity", type=Path, metavar="FILE", help="identity or LoRA of the subject (default: the base alone)"
     )
+    parser.add_argument(
+        "--neutral",
+        type=Path,
+        metavar="FILE",
+        help="identity predicted from a plain grey picture, which guidance 'reference-null' leads away from",
+    )
     add_prompt_flags(parser)
     parser.add_argument(
         "--count", type=whole_number, default=1, metavar="N", help="pictures of each prompt (default: 1)"
@@ -183,20 +189,25 @@ def sample(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Prompts to PNG files, with an identity, a LoRA or the base alone."""
     from ..data.images import save_image
     from ..errors import ConfigError
+    from ..pipelines.loading import base_family
     from ..pipelines.sample import SampleConfig
     from ..pipelines.sample import sample as run
+    from ..pipelines.subject_adapters import Subject
 
     config = config_from_flags(SampleConfig, arguments)
     if arguments.count < 1:
         raise ConfigError(f"count must be 1 or more, got {arguments.count}")
     results = console.open_results(arguments.out)
-    adapter, identifier, class_noun = _read_adapter(arguments.identity)
+    family = base_family(arguments.base).name if arguments.identity or arguments.neutral else None
+    adapter, identifier, class_noun = _read_adapter(arguments.identity, family)
+    neutral = _read_adapter(arguments.neutral, family)[0]
+    subject = None if adapter is None else Subject(adapter=adapter, identifier=identifier, neutral=neutral)
     prompts = resolve_prompts(arguments, identifier, class_noun, needs_subject=adapter is not None)
     base = load(arguments)
     check_words(arguments, prompts, identifier, base.family.name)
     prompts = [prompt for prompt in prompts for _ in range(arguments.count)]
     with console.progress("drawing") as progress:
-        pictures = run(base, prompts, adapter, config, progress).cpu()
+        pictures = run(base, prompts, subject, config, progress).cpu()
     made = []
     for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
         facts = {"prompt": prompt, "seed": str(config.seed + index)}
@@ -277,9 +288,9 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def _read_adapter(path: Path | None) -> tuple[Adapter, str, str]:
-    """The adapter in an identity or LoRA file, its identifier and its class noun."""
-    from ..errors import FileFormatError
+def _read_adapter(path: Path | None, family: str | None) -> tuple[OneAdapter, str, str]:
+    """The adapter in an identity or LoRA file for a base of that family, its identifier and its class noun."""
+    from ..errors import BaseMismatchError, FileFormatError
     from ..formats.adapter_file import read_identity
     from ..formats.lora_export import read_lora
     from .inspection import header, kind_of
@@ -290,10 +301,15 @@ def _read_adapter(path: Path | None) -> tuple[Adapter, str, str]:
     kind = kind_of(metadata, names)
     if kind == "LoRA":
         identifier, _, class_noun = metadata.get("modelspec.trigger_phrase", "sks face").partition(" ")
-        return read_lora(path)[1], identifier, class_noun
+        return read_lora(path, family)[1], identifier, class_noun
     if kind == "hypernetwork":
         raise FileFormatError(path, "is a predictor, but an identity or a LoRA is expected. Run predict with it first.")
     identity = read_identity(path)
+    if family is not None and identity.family != family:
+        raise BaseMismatchError(
+            f"{path.name}: was made for {identity.family!r}, but the base is {family!r}; load a base of "
+            f"{identity.family!r}"
+        )
     return identity, identity.identifier, identity.class_noun
 
 

@@ -25,14 +25,24 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write table.md and figures.json to this folder, and keep finished rows"
     )
+    parser.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="CURVE",
+        help="draw curves of likeness against the prompt over strengths and scales instead: all of them, or those "
+        "named: plain, hybrid, base-null, mix, blend, reference-null, scheduled, rescaled, 'weak null', banded; writes "
+        "sweep.md, sweep.json and sweep.png",
+    )
     add_config_flags(parser, EvaluateConfig)
 
 
 def evaluate(arguments: argparse.Namespace, console: Console) -> Outcome:
-    """The trial's table."""
+    """The trial's table, or its curves."""
     from ..miniature.evaluation import EvaluateConfig
     from ..miniature.evaluation import evaluate as run
 
+    if arguments.sweep is not None:
+        return _sweep(arguments, console)
     config = config_from_flags(EvaluateConfig, arguments)
     results = console.open_results(arguments.out) if arguments.out else None
     if arguments.out:
@@ -46,6 +56,33 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> Outcome:
     # The table needs a base and a ceiling to compare with; without them the figures are all there is.
     text = report.table or json.dumps(report.figures["rows"], indent=2)
     return Outcome({"table": report.table, **report.figures}, text)
+
+
+def _sweep(arguments: argparse.Namespace, console: Console) -> Outcome:
+    from ..data.images import save_image
+    from ..errors import ConfigError
+    from ..miniature.evaluation import EvaluateConfig
+    from ..miniature.sweep import SWEEP_METHODS
+    from ..miniature.sweep import sweep as run
+
+    if arguments.out is None:
+        raise ConfigError("a sweep takes long and makes a picture, and there is no folder for them; add --out DIR")
+    config = config_from_flags(EvaluateConfig, arguments, **_methods(arguments, SWEEP_METHODS))
+    results = console.open_results(arguments.out)
+    console.on_stop = f"finished points are kept in {arguments.out}; the same command goes on from there"
+    with console.progress("sweeping", "point") as progress:
+        report = run(config, arguments.sweep, progress, arguments.weights, arguments.out)
+    results.keep("sweep.md", lambda path: path.write_text(report.table + "\n", encoding="utf-8"))
+    results.keep_json("sweep.json", report.figures)
+    results.keep("sweep.png", lambda path: save_image(path, report.picture))
+    results.close()
+    return Outcome({"table": report.table, **report.figures}, report.table)
+
+
+def _methods(arguments: argparse.Namespace, default: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    from ..miniature.evaluation import EvaluateConfig
+
+    return {} if "methods" in given_values(EvaluateConfig, arguments) else {"methods": default}
 
 
 def add_miniature(parser: argparse.ArgumentParser) -> None:

@@ -87,14 +87,14 @@ def labelled_grid(
     if row_labels and len(row_labels) != len(rows):
         raise ValueError(f"{len(row_labels)} row labels for {len(rows)} rows")
     layout = _Layout(cell)
-    font = _font(layout.text)
+    font = label_font(layout.text)
     heads = [_Text(label, font, INK, cell) for label in column_labels]
     sides = [_Text(label, font, INK, cell) for label in row_labels]
 
     left = layout.margin + (max(side.width for side in sides) + 2 * layout.gap if sides else 0)
     width = left + columns * cell + (columns - 1) * layout.gap + layout.margin
-    heading = _Text(title, _font(round(1.5 * layout.text)), INK, width - 2 * layout.margin)
-    footer = _Text(caption, _font(round(0.9 * layout.text)), FAINT, width - 2 * layout.margin)
+    heading = _Text(title, label_font(round(1.5 * layout.text)), INK, width - 2 * layout.margin)
+    footer = _Text(caption, label_font(round(0.9 * layout.text)), FAINT, width - 2 * layout.margin)
     head_height = max(head.height for head in heads)
     heads_top = layout.margin + heading.height + (layout.gap if title else 0)
     top = heads_top + head_height + layout.gap // 2
@@ -138,7 +138,8 @@ def _fitted(picture: Tensor, cell: int) -> Tensor:
     return resize(picture, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def _font(size: int) -> Font:
+def label_font(size: int) -> Font:
+    """The font of labels, at a size in px."""
     try:
         return ImageFont.load_default(size)
     except TypeError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from ..ops.lowrank import LoraPair
 from ..pipelines.base import Base
 from ..pipelines.evaluate import MethodScores, format_table, picture_similarity, score_method
 from ..pipelines.finetune import FinetuneConfig, finetune_batch
+from ..pipelines.guide import GuidanceConfig
 from ..pipelines.loading import load_base
-from ..pipelines.predict import PredictConfig, predict_identity
+from ..pipelines.predict import PredictConfig, neutral_identity, predict_identity
 from ..pipelines.progress import Progress, no_progress
 from ..pipelines.sample import SampleConfig, sample
 from ..pipelines.stored_hypernetwork import load_hypernetwork
-from .captions import Context, describe_references, make_captions, random_context, reference_context
+from ..pipelines.subject_adapters import Subject
+from .captions import IDENTIFIER, Context, describe_references, make_captions, random_context, reference_context
 from .corpus import SEEDS
 from .judges import AttributeJudge, IdentityJudge, attribute_accuracy, load_judges
 from .kept_rows import keep_row, kept_row, trial_digest
@@ -43,7 +45,7 @@ METHODS = ("ceiling", "other people", "copy", "base", "prediction", "wrong refer
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(GuidanceConfig):
     """Settings of one trial on the miniature."""
 
     people: int = 100
@@ -56,9 +58,7 @@ class EvaluateConfig:
     sample_steps: int = 15
     """Denoising steps."""
     guidance_scale: float = 2.5
-    """Classifier-free guidance of every row."""
-    null_branch: str = "personalized"
-    """Which model guidance leads away from, `personalized` or `base`; see SampleConfig."""
+    """How far every row follows its prompt; the row `base` does so plainly, whatever the guidance of the others."""
     population: str = "test"
     """`test` for figures to report, `validation` for choosing settings."""
     seed: int = 3
@@ -69,6 +69,7 @@ class EvaluateConfig:
     """Whether `+N` rows train under what the base reads off the reference besides the person."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("people", "prompts", "sample_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -90,7 +91,7 @@ class EvaluationReport:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """Everything the methods share."""
 
     config: EvaluateConfig
@@ -128,7 +129,7 @@ def evaluate(
     """
     config, weights = config or EvaluateConfig(), weights or bundled_weights() / "miniature"
     digest = trial_digest(config, weights) if keep else ""
-    trial = _set_up(config, weights)
+    trial = set_up_trial(config, weights)
     rows = []
     for index, method in enumerate(config.methods):
         progress(index, len(config.methods))
@@ -138,7 +139,7 @@ def evaluate(
         started = time.perf_counter()
         pictures = _pictures(trial, method)
         seconds = time.perf_counter() - started
-        rows.append(_score(trial, method, pictures, seconds))
+        rows.append(score_pictures(trial, method, pictures, seconds))
         if keep:
             keep_row(keep, digest, rows[-1])
         if on_pictures is not None:
@@ -149,7 +150,8 @@ def evaluate(
     return EvaluationReport(tuple(rows), table, _figures(config, rows))
 
 
-def _set_up(config: EvaluateConfig, weights: Path) -> _Trial:
+def set_up_trial(config: EvaluateConfig, weights: Path) -> Trial:
+    """Base, predictor, judges, people and their references; people are the same for the same seed."""
     base = load_base(weights / "base")
     predictor = weights / "hypernetwork.safetensors"
     identity_judge, attribute_judge = load_judges(weights / "judges")
@@ -161,7 +163,7 @@ def _set_up(config: EvaluateConfig, weights: Path) -> _Trial:
     context = random_context(count, generator)
     with torch.no_grad():
         embeddings = identity_judge(references)
-    return _Trial(
+    return Trial(
         config=config,
         base=base,
         hypernetwork=load_hypernetwork(predictor).network if predictor.exists() else None,
@@ -175,7 +177,7 @@ def _set_up(config: EvaluateConfig, weights: Path) -> _Trial:
     )
 
 
-def _pictures(trial: _Trial, method: str) -> Tensor:
+def _pictures(trial: Trial, method: str) -> Tensor:
     """Pictures (people, prompts, 3, h, w) of one method."""
     people, prompts = trial.config.people, trial.config.prompts
     if method in ("ceiling", "other people"):
@@ -187,10 +189,11 @@ def _pictures(trial: _Trial, method: str) -> Tensor:
         return pictures.unflatten(0, (people, prompts))
     if method == "copy":
         return trial.references.unsqueeze(1).expand(-1, prompts, -1, -1, -1)
-    return _sampled(trial, _identities(trial, method))
+    return draw_people(trial, identities_of(trial, method))
 
 
-def _identities(trial: _Trial, method: str) -> Sequence[Identity | None]:
+def identities_of(trial: Trial, method: str) -> Sequence[Identity | None]:
+    """Each person's identity by a method that has one; None is the base alone."""
     count = trial.config.people
     if method == "base":
         return [None] * count
@@ -207,13 +210,13 @@ def _identities(trial: _Trial, method: str) -> Sequence[Identity | None]:
     return predicted
 
 
-def _predict(trial: _Trial, row: int, passes: int) -> Identity:
+def _predict(trial: Trial, row: int, passes: int) -> Identity:
     if trial.hypernetwork is None:
         raise ConfigError("the trial's folder holds no hypernetwork.safetensors; name methods that need none")
     return predict_identity(trial.hypernetwork, trial.references[row : row + 1], PredictConfig(refine_steps=passes))
 
 
-def _polished(trial: _Trial, starts: Sequence[Identity | None], method: str) -> list[Identity]:
+def _polished(trial: Trial, starts: Sequence[Identity | None], method: str) -> list[Identity]:
     steps = int(method.partition("+")[2])
     config = FinetuneConfig(steps=steps, rank=trial.config.polish_rank)
     if trial.hypernetwork is not None:
@@ -236,22 +239,29 @@ def _mean(identities: Sequence[Identity]) -> Identity:
     return replace(identities[0], coefficients=layers)
 
 
-def _sampled(trial: _Trial, identities: Sequence[Identity | None]) -> Tensor:
-    """Every person's prompts, eight people at a time."""
+def draw_people(trial: Trial, identities: Sequence[Identity | None]) -> Tensor:
+    """Pictures (people, prompts, 3, h, w) of every person's prompts, eight people at a time."""
     config, pictures = trial.config, []
-    options = SampleConfig(
-        steps=config.sample_steps,
-        guidance_scale=config.guidance_scale,
-        null_branch=config.null_branch,  # type: ignore[arg-type]
-        batch=8 * config.prompts,
-    )
+    is_base = all(one is None for one in identities)
+    options = _sample_config(config, is_base)
+    neutral = None
+    if config.guidance == "reference-null" and not is_base and trial.hypernetwork is not None:
+        neutral = neutral_identity(trial.hypernetwork, trial.references.shape[-1]).expand()
     for first in range(0, config.people, 8):
         part = identities[first : first + 8]
         rows = slice(first * config.prompts, (first + len(part)) * config.prompts)
         seeds = [config.seed * 1_000_000 + row for row in range(rows.start, rows.stop)]
         pairs = _stacked([one for one in part if one is not None], config.prompts)
-        pictures.append(sample(trial.base, trial.captions[rows], pairs, options, seeds=seeds))
+        subject = Subject(adapter=pairs, identifier=IDENTIFIER, neutral=neutral) if pairs else None
+        pictures.append(sample(trial.base, trial.captions[rows], subject, options, seeds=seeds))
     return torch.cat(pictures).unflatten(0, (config.people, config.prompts))
+
+
+def _sample_config(config: EvaluateConfig, is_base: bool) -> SampleConfig:
+    guidance = {field.name: getattr(config, field.name) for field in fields(GuidanceConfig)}
+    if is_base:
+        guidance = {"guidance_scale": config.guidance_scale}
+    return SampleConfig(steps=config.sample_steps, batch=8 * config.prompts, **guidance)
 
 
 def _stacked(identities: Sequence[Identity], copies: int) -> dict[str, LoraPair]:
@@ -269,7 +279,8 @@ def _stacked(identities: Sequence[Identity], copies: int) -> dict[str, LoraPair]
 
 
 @torch.no_grad()
-def _score(trial: _Trial, method: str, pictures: Tensor, seconds: float) -> MethodScores:
+def score_pictures(trial: Trial, method: str, pictures: Tensor, seconds: float) -> MethodScores:
+    """What the judges say of pictures (people, prompts, 3, h, w)."""
     flat = pictures.flatten(0, 1)
     shape = (trial.config.people, trial.config.prompts)
     embeddings = torch.cat([trial.identity_judge(part) for part in flat.split(100)])

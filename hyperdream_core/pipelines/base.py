@@ -35,12 +35,13 @@ class Conditioning:
         return Conditioning(self.tokens.repeat_interleave(count, 0), pooled)
 
     @staticmethod
-    def interleave(first: Conditioning, second: Conditioning) -> Conditioning:
-        """Rows of both in turn: (2 * b, ...)."""
-        tokens = torch.stack([first.tokens, second.tokens], dim=1).flatten(0, 1)
-        if first.pooled is None or second.pooled is None:
-            return Conditioning(tokens)
-        return Conditioning(tokens, torch.stack([first.pooled, second.pooled], dim=1).flatten(0, 1))
+    def interleave(*parts: Conditioning) -> Conditioning:
+        """Rows of all parts in turn: (len(parts) * b, ...); of one part, itself."""
+        if len(parts) == 1:
+            return parts[0]
+        tokens = torch.stack([part.tokens for part in parts], dim=1).flatten(0, 1)
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return Conditioning(tokens, torch.stack(pooled, dim=1).flatten(0, 1) if len(pooled) == len(parts) else None)
 
 
 class Base(Protocol):

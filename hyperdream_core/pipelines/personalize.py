@@ -23,13 +23,14 @@ from ..formats.adapter_file import Identity, write_identity
 from .base import Base
 from .export import ExportConfig, export_lora
 from .finetune import FinetuneConfig, FinetuneResult, finetune
-from .predict import PredictConfig, predict_identity
+from .predict import PredictConfig, neutral_identity, predict_identity
 from .prepare import PreparedReferences
 from .progress import Progress, no_progress
 from .prompts import insert_identifier, without_identifier
 from .results_folder import ResultsFolder
-from .sample import Adapter, SampleConfig, sample
+from .sample import SampleConfig, sample
 from .stored_hypernetwork import StoredHypernetwork
+from .subject_adapters import Adapter, Subject
 
 Judge = Callable[[Tensor, Tensor], Tensor]
 """Likeness (b,) of pictures (b, 3, h, w) to the subject of references (n, 3, h, w); NaN where it cannot be measured."""
@@ -156,6 +157,8 @@ class _Job:
         self.references: Tensor = references.pixels if isinstance(references, PreparedReferences) else references
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.neutral: Identity | None = None
+        """of a neutral reference, where guidance leads away from it"""
         self.adapters: dict[str, Identity] = {}
         """predicted and polished, as far as they are there"""
         self.likeness: dict[str, float] = {}
@@ -178,6 +181,11 @@ class _Job:
             )
         if hypernetwork is None:
             who: PredictConfig | FinetuneConfig = self.config.finetune
+            if self.config.sample.guidance == "reference-null":
+                raise ConfigError(
+                    "guidance 'reference-null' leads away from what a predictor says of a grey picture, and there is "
+                    "no predictor; use another guidance, or name one"
+                )
             if self.config.finetune.steps == 0:
                 raise ConfigError(
                     f"there is no predictor for {self.base.family.name!r} and the finetuning steps are 0, so there is "
@@ -210,6 +218,8 @@ class _Job:
                 weights = self.prepared.weights if self.prepared else None
                 predicted = predict_identity(hypernetwork.network, self.references, self.config.predict, weights)
             self.adapters["predicted"] = predicted
+            if self.config.sample.guidance == "reference-null":
+                self.neutral = neutral_identity(hypernetwork.network, self.references.shape[-1], self.config.predict)
             if self.config.finetune.steps == 0:
                 return FinetuneResult(predicted, (), 0.0)
         with self._timed("finetune"), self.watch.stage("polish") as progress:
@@ -237,7 +247,8 @@ class _Job:
         columns: dict[str, tuple[list[str], Adapter]] = {
             "base": ([without_identifier(prompt, identity.identifier) for prompt in self.prompts], None)
         }
-        columns |= {label: (self.prompts, adapter) for label, adapter in self.adapters.items()}
+        for label, drawn_as in self.adapters.items():
+            columns[label] = (self.prompts, Subject(adapter=drawn_as, neutral=self.neutral))
         drawn = {}
         with self._timed("sample"):
             for label, (prompts, adapter) in columns.items():

@@ -82,6 +82,14 @@ def predict_identity(
     return replace(identity, made_by=facts)
 
 
+def neutral_identity(hypernetwork: Hypernetwork, size: int, config: PredictConfig | None = None) -> Identity:
+    """What the hypernetwork says of a plain grey picture, `size` px wide: of nobody in particular.
+
+    Source: the neutral reference of asymmetric guidance, METHODS.md 2.3, F.
+    """
+    return predict_identity(hypernetwork, torch.full((1, 3, size, size), 0.5), config)
+
+
 def _row(
     hypernetwork: Hypernetwork, predicted: dict[str, LidbCoefficients], row: int, config: PredictConfig
 ) -> Identity:

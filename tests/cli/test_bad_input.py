@@ -190,3 +190,31 @@ def test_settings_out_of_range_are_refused(
     out = tmp_path / "identity.safetensors"
     assert said in refused("predict", picture, "--hypernetwork", predictor, "--out", out, *words)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--guidance", "hybrid", "--schedule", "0-0.4:1, 0.5-1:0"), "noise bands have a gap at [0.4, 0.5)"),
+        (("--guidance", "hybrid", "--schedule", "0-0.6:1, 0.5-1:0"), "noise bands overlap at [0.5, 0.6)"),
+        (("--guidance", "weights", "--branch-weights", "0", "0", "-2", "2"), "sum to 0, expected 1"),
+        (("--base-scale", "3"), "guidance 'plain' has no dials, so base_scale does nothing"),
+        (("--active", "0.8", "0.2"), "active must be two noise levels"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused_before_anything_is_loaded(
+    refused: Callable, words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert said in refused("sample", "--base", "nowhere", "--prompt", "a [V] face", "--out", out, *words)
+    assert not out.exists()
+
+
+def test_a_lora_of_another_family_is_refused(
+    refused: Callable, run: Callable, identity_of: Callable[[str], Identity], base_folder: Path, tmp_path: Path
+) -> None:
+    write_identity(tmp_path / "large.safetensors", identity_of("sd15"))
+    assert run("export", tmp_path / "large.safetensors").code == 0
+    words = ("--base", base_folder, "--identity", tmp_path / "large-lora.safetensors", "--guidance", "hybrid")
+    said = refused("sample", "--prompt", "a [V] face", "--out", tmp_path / "out", *words)
+    assert "large-lora.safetensors: " in said

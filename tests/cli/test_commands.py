@@ -100,6 +100,45 @@ def test_sample_draws_with_whatever_there_is(
         assert made.size == (32, 32) and made.text == {"prompt": ran.json["pictures"][1]["prompt"], "seed": "1"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("adapter", ["identity", "lora"])
+def test_sample_mixes_base_and_adapter(
+    run: Callable, adapter: str, base_folder: Path, identity: Path, tmp_path: Path
+) -> None:
+    files = {"identity": identity, "lora": tmp_path / "sofia-lora.safetensors"}
+    assert run("export", identity).code == 0
+    words = ("sample", "--base", base_folder, *TINY, "--steps", "2", "--prompt")
+
+    def drawn(name: str, *flags: object) -> bytes:
+        ran = run(*words, *flags, "--out", tmp_path / name, "--json")
+        assert ran.code == 0, ran.error
+        return Image.open(ran.json["pictures"][0]["file"]).tobytes()
+
+    hybrid = ("--identity", files[adapter], "--guidance", "hybrid", "--base-scale", "3", "--schedule", "default")
+    base = drawn("base", "a face, sad", "--guidance-scale", "3")
+    assert drawn("zero", "a [V] face, sad", *hybrid, "--subject-scale", "0") == base
+    assert drawn("two", "a [V] face, sad", *hybrid, "--subject-scale", "2") != base
+
+
+def test_a_sweep_writes_table_figures_and_picture(
+    run: Callable, refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperdream_core.miniature import evaluation, sweep
+
+    def fake(config: evaluation.EvaluateConfig, curves: list[str], *_: object) -> sweep.SweepReport:
+        figures = {"curves": curves, "methods": list(config.methods), "people": config.people}
+        return sweep.SweepReport((), "| method |", figures, Image.new("RGB", (8, 8)))
+
+    monkeypatch.setattr(sweep, "sweep", fake)
+    words = ("evaluate", "--people", "7", "--out", tmp_path)
+    assert run(*words, "--sweep", "hybrid").out == "| method |\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.md", "sweep.json", "sweep.png"}
+    expected = {"curves": ["hybrid"], "methods": list(sweep.SWEEP_METHODS), "people": 7}
+    assert json.loads((tmp_path / "sweep.json").read_text()) == expected
+    ran = run(*words, "--sweep", "--methods", "prediction", "--json").json
+    assert (ran["curves"], ran["methods"]) == ([], ["prediction"])
+    assert "add --out DIR" in refused("evaluate", "--sweep")
+
+
 def test_stopping_a_finetune_keeps_the_best_so_far(
     run: Callable, base_folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

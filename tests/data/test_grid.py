@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from hyperdream_core.data.grid import EMPTY, PAPER, _font, _wrap, labelled_grid
+from hyperdream_core.data.grid import EMPTY, PAPER, _wrap, label_font, labelled_grid
 
 RED = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(3, 16, 16)
 BLUE = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1).expand(3, 16, 16)
@@ -55,7 +55,7 @@ def test_nothing_is_written_into_the_margins() -> None:
 
 
 def test_long_labels_are_wrapped_at_spaces_and_inside_words_where_there_is_none() -> None:
-    font = _font(12)
+    font = label_font(12)
     lines = _wrap("a [V] face, smiling, wearing a hat", font, 80)
     assert " ".join(lines) == "a [V] face, smiling, wearing a hat" and len(lines) > 1
     assert all(font.getlength(line) <= 80 for line in lines)

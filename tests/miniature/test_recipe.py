@@ -12,6 +12,7 @@ import torch
 from hyperdream_core.miniature.evaluation import EvaluateConfig, evaluate
 from hyperdream_core.miniature.publish import SINGLE_FILE, publish, write_card
 from hyperdream_core.miniature.recipe import Recipe, quick
+from hyperdream_core.miniature.sweep import sweep
 from hyperdream_core.pipelines.loading import load_base
 
 
@@ -32,6 +33,16 @@ def test_the_trial_runs_on_what_was_published(published: tuple[Recipe, Path]) ->
     assert report.figures["rows"]["ceiling"]["gap_closed"]["mean"] == pytest.approx(1.0)
     write_card(target, report.table, report.figures)
     assert "2 unseen people x 2 prompts" in (target / "MODEL_CARD.md").read_text()
+
+
+def test_a_sweep_runs_on_what_was_published(published: tuple[Recipe, Path], tmp_path: Path) -> None:
+    _, target = published
+    config = EvaluateConfig(people=2, prompts=1, methods=("prediction",), sample_steps=2)
+    report = sweep(config, ["reference-null", "scheduled"], weights=target, keep=tmp_path)
+    assert [row.point.curve for row in report.rows] == ["plain"] * 6 + ["reference-null"] * 4 + ["scheduled"] * 5
+    # What evaluate calls the base is the sweep's base, and is not drawn again.
+    (base,) = evaluate(replace(config, methods=("base",)), weights=target, keep=tmp_path).rows
+    assert report.figures["base"]["similarity"]["mean"] == base.similarity.mean
 
 
 def test_the_manifest_lists_every_file_with_its_digest(published: tuple[Recipe, Path]) -> None:

@@ -25,12 +25,13 @@ from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.finetune import FinetuneConfig
 from hyperdream_core.pipelines.loading import DiffusersBase
 from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize
-from hyperdream_core.pipelines.predict import predict_identity
+from hyperdream_core.pipelines.predict import neutral_identity, predict_identity
 from hyperdream_core.pipelines.prepare import PreparedReferences
 from hyperdream_core.pipelines.progress import Progress
 from hyperdream_core.pipelines.results_folder import ResultsFolder
-from hyperdream_core.pipelines.sample import SampleConfig
+from hyperdream_core.pipelines.sample import SampleConfig, sample
 from hyperdream_core.pipelines.stored_hypernetwork import StoredHypernetwork
+from hyperdream_core.pipelines.subject_adapters import Subject
 
 CONFIG = PersonalizeConfig(
     prompts=("a [V] face", "a [V] face, sad"),
@@ -188,6 +189,19 @@ def test_what_would_fail_later_is_refused_first(
     with pytest.raises(BaseMismatchError, match="trained for 'sd15', but the base is 'miniature'"):
         run(base, foreign, references, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_guidance_away_from_a_neutral_reference_asks_the_predictor_for_it(
+    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+) -> None:
+    away = SampleConfig(steps=1, guidance="reference-null", guidance_scale=2.0)
+    settings = {"finetune": FinetuneConfig(steps=0), "prompts": ("a [V] face",)}
+    result = run(base, predictor, references, tmp_path, sample=away, **settings)
+    subject = Subject(adapter=result.identity, neutral=neutral_identity(predictor.network, 32))
+    expected = sample(base, ["a sks face"], subject, replace(away, size=32))
+    torch.testing.assert_close(result.pictures, expected)
+    with pytest.raises(ConfigError, match="says of a grey picture, and there is no predictor"):
+        run(base, None, references, tmp_path, sample=away)
 
 
 def test_an_identifier_is_inserted_if_asked(base: DiffusersBase, references: Tensor, tmp_path: Path) -> None:

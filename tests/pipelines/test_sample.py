@@ -60,15 +60,15 @@ def test_an_identity_draws_what_merged_weights_draw(base: DiffusersBase, identit
     torch.testing.assert_close(sample(base, PROMPTS[:2], identity, config), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("null_branch", ["personalized", "base"])
-def test_pictures_do_not_depend_on_their_company(base: DiffusersBase, identity: Identity, null_branch: str) -> None:
+@pytest.mark.parametrize("guidance", ["plain", "base-null"])
+def test_pictures_do_not_depend_on_their_company(base: DiffusersBase, identity: Identity, guidance: str) -> None:
     people = [identity, identity.scaled(-1.0), identity.scaled(0.2)]
     expanded = [person.expand() for person in people]
     pairs = {
         name: LoraPair(*(torch.stack([getattr(one[name], side) for one in expanded]) for side in ("down", "up")))
         for name in expanded[0]
     }
-    options = {"steps": 2, "size": 32, "null_branch": null_branch}
+    options = {"steps": 2, "size": 32, "guidance": guidance}
     together = sample(base, PROMPTS, pairs, SampleConfig(batch=3, **options))  # type: ignore[arg-type]
     split = sample(base, PROMPTS, pairs, SampleConfig(batch=2, **options))  # type: ignore[arg-type]
     torch.testing.assert_close(together, split, rtol=1e-3, atol=1e-4)
@@ -81,7 +81,7 @@ def test_pictures_do_not_depend_on_their_company(base: DiffusersBase, identity: 
 
 def test_guidance_away_from_the_base_uses_its_null_branch(base: DiffusersBase, identity: Identity) -> None:
     def drawn(scale: float) -> Tensor:
-        config = SampleConfig(steps=1, size=32, sampler="ddim", guidance_scale=scale, null_branch="base")
+        config = SampleConfig(steps=1, size=32, sampler="ddim", guidance_scale=scale, guidance="base-null")
         return sample(base, PROMPTS[:1], identity, config)
 
     # At scale 0 only the branch that guidance leads away from is left: the base with an empty prompt.
