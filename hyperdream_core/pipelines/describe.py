@@ -72,7 +72,7 @@ def _described(
     base: Base, picture: Tensor, choices: Mapping[str, Sequence[str]], subject: str, config: DescribeConfig
 ) -> str:
     said: list[str] = []
-    for words in reversed(choices.values()):
+    for words in reversed(list(choices.values())):
         candidates = [[word, *said] if word else said for word in words]
         captions = [", ".join([subject, *parts]) for parts in candidates]
         said = candidates[int(caption_losses(base, picture, captions, config).argmin())]

@@ -116,8 +116,8 @@ def encode_material(
     noise = torch.randn(len(t), *held_out.shape[1:], generator=generator)
     of_first = torch.arange(0, len(prompts), each)[:, None].expand(-1, len(t))
     holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t, of_first)
-    pictures = [len(one) for one in references]
-    return Material(pools, pictures, prompts, each, base.encode_prompt(prompts), holdout, seed)
+    counts = [len(pictures) for pictures in references]
+    return Material(pools, counts, prompts, each, base.encode_prompt(prompts), holdout, seed)
 
 
 def _prompts(subjects: Sequence[tuple[Tensor, Sequence[str]]], names: Sequence[str]) -> tuple[list[str], int]:
