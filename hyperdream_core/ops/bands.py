@@ -17,8 +17,8 @@ from .lowrank import LoraPair
 
 DEFAULT_SCHEDULE = "0-0.5:1, 0.5-0.8:0.6, 0.8-1:0"
 """The layout is the base's, details are the subject's. Chosen after T-LoRA's finding (arXiv:2507.05964) that an adapter
-remembers pose and background of its reference at high noise; not tuned. At equal dials only the middle band needs a
-third branch, so that a run costs 1.15 times plain guidance."""
+remembers pose and background of its reference at high noise; not tuned. At equal dials only the middle band, three
+tenths of the steps, needs a third branch."""
 
 
 @dataclass(frozen=True)
