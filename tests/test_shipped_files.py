@@ -19,7 +19,7 @@ PYTHON_WORDS = re.compile(
 )
 SCRIPT_WORDS = re.compile(r"\beval\(|\.connect\(|\.send\(|\bXMLHttpRequest\b|\bWebSocket\b")
 LONGEST_FILE = 400
-LARGEST_FILE = 20_000_000
+LARGEST_FILE = 32_000_000
 
 FOLDERS = {".ci", "benchmarks", "docs", "examples", "hyperdream_core", "nodes", "scripts", "tests", "weights", "web"}
 FILES = {

@@ -14,14 +14,14 @@ def _pictures(count: int = 40) -> torch.Tensor:
     return F.interpolate(coarse, size=(32, 32), mode="bilinear")
 
 
-def test_latents_have_zero_mean_unit_mean_variance_and_do_not_correlate() -> None:
+def test_latents_have_zero_mean_do_not_correlate_and_the_main_ones_have_unit_variance() -> None:
     autoencoder = vae.new_autoencoder(width=48)
     vae.solve_encoder_(autoencoder, _pictures())
     latents = vae.encode(autoencoder, _pictures()).permute(1, 0, 2, 3).flatten(1)
     covariance = torch.cov(latents)
     torch.testing.assert_close(latents.mean(1), torch.zeros(vae.LATENT_CHANNELS), atol=1e-4, rtol=0.0)
     torch.testing.assert_close(covariance - covariance.diag().diag(), torch.zeros_like(covariance), atol=1e-3, rtol=0.0)
-    torch.testing.assert_close(covariance.diag().mean(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
+    torch.testing.assert_close(covariance.diag()[: vae.MAIN_CHANNELS].mean(), torch.tensor(1.0), atol=1e-3, rtol=0.0)
 
 
 def test_the_components_reconstruct_as_well_as_a_singular_value_decomposition() -> None:
