@@ -115,6 +115,11 @@ def test_no_file_is_too_large_to_clone(project: set[str]) -> None:
     assert not {name for name in project if (ROOT / name).stat().st_size > LARGEST_FILE}
 
 
+def test_weights_do_not_say_in_which_folder_they_were_made(project: set[str]) -> None:
+    configs = [name for name in project if name.startswith("weights/") and name.endswith(".json")]
+    assert configs and not [name for name in configs if "_name_or_path" in read(name)]
+
+
 def test_only_safetensors_holds_weights(project: set[str]) -> None:
     assert not {name for name in project if Path(name).suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx"}}
 

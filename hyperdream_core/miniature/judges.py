@@ -138,7 +138,7 @@ class JudgeRecognizer:
 
     about = "the miniature's identity judge"
     needs_landmarks = False
-    # Between other people's -0.03 and the 0.87 of one person in other contexts, on 32 unseen people (model card).
+    # Between other people's 0.01 and the 0.89 of one person in other contexts, on 32 unseen people (model card).
     same_person = 0.4
 
     def __init__(self, judge: IdentityJudge) -> None:

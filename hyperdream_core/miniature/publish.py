@@ -38,7 +38,8 @@ def publish(recipe: Recipe, target: Path) -> None:
         base, vae=load_autoencoder(recipe.folder / "autoencoder"), safety_checker=None, local_files_only=True
     )
     pipeline.to(torch.float16).save_pretrained(target / "base", safe_serialization=True)
-    _forget_derived(target / "base" / "vae" / "config.json")
+    for path in (target / "base").rglob("*.json"):
+        _forget_origin(path)
     (target / "judges").mkdir(parents=True, exist_ok=True)
     for path in judges.glob("*.safetensors"):
         save_file({name: value.half() for name, value in load_file(path).items()}, target / "judges" / path.name)
@@ -49,11 +50,13 @@ def publish(recipe: Recipe, target: Path) -> None:
     write_manifest(target)
 
 
-def _forget_derived(config: Path) -> None:
-    """diffusers writes an entry into a tiny autoencoder's configuration that it warns about on reading."""
-    entries = json.loads(config.read_text())
-    entries.pop("block_out_channels", None)
-    config.write_text(json.dumps(entries, indent=2) + "\n")
+def _forget_origin(config: Path) -> None:
+    """Take out what diffusers adds: the folder of origin, and in a tiny autoencoder what it warns about on reading."""
+    entries = json.loads(config.read_text(encoding="utf-8"))
+    unwanted = {"_name_or_path", *(["block_out_channels"] if entries.get("_class_name") == "AutoencoderTiny" else [])}
+    if unwanted & entries.keys():
+        kept = {name: value for name, value in entries.items() if name not in unwanted}
+        config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def write_manifest(target: Path) -> None:

@@ -145,12 +145,11 @@ def _hybrid(dials: Dials) -> BranchWeights:
 
 
 def _base_null(dials: Dials) -> BranchWeights:
-    return BranchWeights(base_null=1 - dials.guidance_scale, subject_prompt=dials.guidance_scale)
+    return _hybrid(replace(dials, base_scale=dials.guidance_scale, subject_scale=dials.guidance_scale))
 
 
 def _mix(dials: Dials) -> BranchWeights:
-    scale, share = dials.base_scale, dials.subject_scale
-    return BranchWeights(base_null=1 - scale, base_prompt=scale * (1 - share), subject_prompt=scale * share)
+    return _hybrid(replace(dials, subject_scale=dials.base_scale * dials.subject_scale))
 
 
 def _blend(dials: Dials) -> BranchWeights:

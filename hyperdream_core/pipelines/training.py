@@ -33,10 +33,6 @@ class TrainingConfig:
     """Peak learning rate; warmed up linearly, then decayed along a cosine."""
     warmup: int = 100
     """Steps of linear warm-up."""
-    horizon: int = 0
-    """Step at which the cosine would reach zero; 0 is the last one."""
-    cooldown: int = 0
-    """Last steps over which the rate falls linearly to zero, wherever the cosine is."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -44,7 +40,7 @@ class TrainingConfig:
     clip: float = 1.0
     """Largest norm of the gradient."""
     ema_share: float = 0.06
-    """Averaging horizon of the weights as a share of the cosine's; longer lags behind in short runs."""
+    """Averaging horizon of the weights as a share of the steps; longer lags behind in short runs."""
     seed: int = 0
     """Seed of data order, noise and dropout."""
     save_every: int = 200
@@ -58,12 +54,11 @@ class TrainingConfig:
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Learning rate at a step: linear warm-up, half a cosine, and a linear cooldown if there is one."""
+    """Learning rate at a step: linear warm-up, then half a cosine."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, (config.horizon or config.steps) - config.warmup)
-    cooling = min(1.0, (config.steps - step) / config.cooldown) if config.cooldown else 1.0
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))) * cooling
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
 def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
@@ -121,7 +116,7 @@ def train(
                 group["lr"] = learning_rate(step, config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            _average(averaged, trained, 1.0 / (1.0 + min(step, config.ema_share * (config.horizon or config.steps))))
+            _average(averaged, trained, 1.0 / (1.0 + min(step, config.ema_share * config.steps)))
             losses.append(float(loss.detach()))
             if (step + 1) % config.save_every == 0 and accelerator.is_main_process:
                 _save(checkpoint, step + 1, trained, averaged, optimizer)
