@@ -1,0 +1,93 @@
+"""The library behind HTTP, for the sidebar: JSON in, JSON out, and every refusal as one sentence.
+
+`register` takes the host's route table, so that nothing here has to find the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ..hyperdream_core.errors import ConfigError, HyperDreamError
+from .library import Library
+
+PREFIX = "/hyperdream/library"
+
+
+def register(routes: web.RouteTableDef, folders: Callable[[], Sequence[Path]]) -> None:
+    """Add the library's routes.
+
+    Args:
+        routes: the host's table (`PromptServer.instance.routes`).
+        folders: gives the identity folders in the host's order, asked anew for each call.
+    """
+    library = Library(folders)
+
+    @routes.get(PREFIX)
+    async def entries(request: web.Request) -> web.Response:
+        found = await asyncio.to_thread(library.entries)
+        return web.json_response({"identities": [asdict(entry) for entry in found]})
+
+    @routes.get(PREFIX + "/preview")
+    async def preview(request: web.Request) -> web.StreamResponse:
+        try:
+            path = await asyncio.to_thread(library.preview, request.query.get("name", ""))
+        except HyperDreamError as error:
+            return _refusal(error, 404)
+        if path is None:
+            return _refusal(ConfigError("this identity has no picture beside it"), 404)
+        # Whatever the file really is, the browser takes it for a picture or for nothing.
+        headers = {"Content-Type": "image/png", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+        return web.FileResponse(path, headers=headers)
+
+    @routes.post(PREFIX + "/rename")
+    async def rename(request: web.Request) -> web.Response:
+        return await _answer(request, lambda r: {"name": library.rename(_text(r, "name"), _text(r, "new_name"))})
+
+    @routes.post(PREFIX + "/delete")
+    async def delete(request: web.Request) -> web.Response:
+        return await _answer(request, lambda r: library.delete(_text(r, "name")))
+
+    @routes.post(PREFIX + "/annotate")
+    async def annotate(request: web.Request) -> web.Response:
+        return await _answer(request, lambda r: library.annotate(_text(r, "name"), *_remarks(r)))
+
+
+async def _answer(request: web.Request, action: Callable[[dict[str, Any]], Any]) -> web.Response:
+    """Do what is asked, off the event loop, or say why not."""
+    try:
+        body = await request.json()
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        return _refusal(ConfigError("the body is no JSON object; send one with the identity's name"), 400)
+    try:
+        result = await asyncio.to_thread(action, body)
+    except HyperDreamError as error:
+        return _refusal(error, 400)
+    return web.json_response(result or {})
+
+
+def _refusal(error: HyperDreamError, status: int) -> web.Response:
+    return web.json_response({"error": str(error)}, status=status)
+
+
+def _text(body: dict[str, Any], key: str) -> str:
+    value = body.get(key)
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} must be a text, got {value!r}; send one")
+    return value
+
+
+def _remarks(body: dict[str, Any]) -> tuple[str | None, float | None]:
+    """Notes and strength; what is left out stays as it is."""
+    strength = body.get("strength")
+    if isinstance(strength, bool) or not isinstance(strength, int | float | None):
+        raise ConfigError(f"strength must be a number, got {strength!r}; send one")
+    return _text(body, "notes") if "notes" in body else None, None if strength is None else float(strength)
