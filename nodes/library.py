@@ -296,6 +296,6 @@ def _is_same_file(source: Path, target: Path) -> bool:
 
 def _unchangeable(path: Path, done: str, error: OSError) -> OutputError:
     return OutputError(
-        f"{path.name} could not be {done} ({error.strerror or error}). Check that its folder can be written and that no "
-        "other program has the file open."
+        f"{path.name} could not be {done} ({error.strerror or error}). Check that its folder can be written and that "
+        "no other program has the file open."
     )

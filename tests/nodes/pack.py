@@ -12,7 +12,7 @@ PACK = "hyperdream_pack_without_host"
 
 
 def load_pack_module(name: str) -> ModuleType:
-    """The module `name` of the pack, such as 'nodes.library'; its package's __init__ is left out, as it needs a host."""
+    """The module `name` of the pack, such as 'nodes.library'; its package's __init__ needs a host and is left out."""
     for package, folder in ((PACK, ROOT), (f"{PACK}.nodes", ROOT / "nodes")):
         if package not in sys.modules:
             module = ModuleType(package)

@@ -174,10 +174,11 @@ def test_only_names_in_the_listing_can_be_named(library: Any, folder: Path, stor
     assert (folder.parent / "secret.safetensors").exists() and names(library) == ["mara.safetensors"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["", "  ", "../up", "a/b", "a\\b", "/abs", "C:x", ".hidden", "dot.", "CON", "nul.txt", "a\nb", "a\0b", "x" * 101, "a\u202eb", "what?", "\ud800"],
-)  # fmt: skip
+UNUSABLE = ["", "  ", ".hidden", "dot.", "x" * 101, "CON", "nul.txt", "what?", "C:x"]
+UNUSABLE += ["../up", "a/b", "a\\b", "/abs", "a\nb", "a\0b", "a\u202eb", "\ud800"]
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
 def test_a_name_that_no_file_can_have_is_refused(library: Any, folder: Path, stored: bytes, name: str) -> None:
     put(folder, "mara", stored)
     with pytest.raises(errors.ConfigError, match="cannot be a name"):
