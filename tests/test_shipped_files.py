@@ -22,6 +22,8 @@ LONGEST_FILE = 400
 LARGEST_FILE = 32_000_000
 
 FOLDERS = {".ci", "benchmarks", "docs", "examples", "hyperdream_core", "nodes", "scripts", "tests", "weights", "web"}
+# Where ComfyUI looks for templates, translations and blueprints.
+FOLDERS |= {"example_workflows", "locales", "subgraphs"}
 FILES = {
     ".comfyignore",
     ".gitattributes",

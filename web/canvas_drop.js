@@ -33,12 +33,12 @@ function createNode(type, position, words) {
   return node;
 }
 
-function slotFor(node) {
-  return node.inputs?.findIndex((input) => input.type === IDENTITY) ?? -1;
+function takesIdentity(node) {
+  return node?.inputs?.some((input) => input.type === IDENTITY) ?? false;
 }
 
-function connect(from, to, slot, strength) {
-  from.connect(0, to, slot);
+function join(from, to, strength) {
+  from.connectByType(0, to, IDENTITY);
   setWidget(to, "strength", strength);
 }
 
@@ -54,15 +54,14 @@ export function placeIdentity(identity, position, andApply, words) {
     setWidget(target, "identity", identity.name);
     app.canvas.selectNode(target);
   } else {
-    const slot = target ? slotFor(target) : -1;
     const load = createNode(LOAD, position, words);
     setWidget(load, "identity", identity.name);
-    if (slot >= 0) {
+    if (takesIdentity(target)) {
       load.pos = [target.pos[0] - load.size[0] - GAP, target.pos[1]];
-      connect(load, target, slot, identity.strength);
+      join(load, target, identity.strength);
     } else if (andApply) {
       const apply = createNode(APPLY, [position[0] + load.size[0] + GAP, position[1]], words);
-      connect(load, apply, slotFor(apply), identity.strength);
+      join(load, apply, identity.strength);
     }
     app.canvas.selectNode(load);
   }

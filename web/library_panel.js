@@ -6,7 +6,7 @@ import { listIdentities } from "./library_requests.js";
 import { button, element, icon } from "./elements.js";
 
 const PACK = new URL(import.meta.url).pathname.split("/").at(-2);
-const QUICKSTART = "HyperDream 1 - Quickstart";
+const QUICKSTART = "1 Quickstart";
 
 export class LibraryPanel {
   constructor(words) {
