@@ -8,3 +8,5 @@ from pathlib import Path
 
 if find_spec("comfy_api") is not None and (Path(__file__).parent / "nodes" / "__init__.py").is_file():
     from .nodes import comfy_entrypoint  # noqa: F401
+
+    WEB_DIRECTORY = "./web"
