@@ -115,8 +115,8 @@ class ComfyBase:
         unet = {to_ldm(name, self.family): pair for name, pair in pairs.items() if name not in text}
         with ExitStack() as stack:
             stack.enter_context(host.stop_as_cancelled())
+            self.load()
             if unet:
-                self.load()
                 self.latest = {name: LoraPair(p.down.detach(), p.up.detach()) for name, p in pairs.items()}
                 if self._saves_memory and torch.is_grad_enabled():
                     stack.enter_context(_recomputed(self.unet))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity, write_identity
 from ..hyperdream_core.miniature.judges import JudgeRecognizer, bundled_recognizer
 from ..hyperdream_core.ops import noise as diffusion
+from ..hyperdream_core.ops.lowrank import LoraPair
 from ..hyperdream_core.pipelines.base import Conditioning
 from ..hyperdream_core.pipelines.finetune import FinetuneConfig, FinetuneResult, finetune
 from . import host
@@ -158,14 +160,14 @@ class _Watch:
         self._bar = host.Bar(config.steps)
         self._decodes = host.is_small(vae)
         self._judge: JudgeRecognizer | None = bundled_recognizer() if base.family.name == "miniature" else None
+        self._start = {} if start is None else start.expand()
         who = start or config
         self._prompts = [f"a {who.identifier} {who.class_noun}", ""]
         self._look = None if self._decodes else host.latent_preview(base.patcher)
         self._likeness: list[tuple[float, float]] = []
 
     def __call__(self, step: int, total: int) -> None:
-        # Before the first step there is nothing to see, and the UNet may not be loaded.
-        is_due = self._every and self._base.latest and (step % self._every == 0 or step == total)
+        is_due = self._every and (step % self._every == 0 or step == total)
         self._bar(step, total, self._picture(step) if is_due else None)
 
     def curves(self, losses: tuple[float, ...]) -> Tensor:
@@ -174,9 +176,9 @@ class _Watch:
         smooth = [
             (float(step + 1), float(np.mean(losses[max(0, step - width) : step + 1]))) for step in range(len(losses))
         ]
-        sheets = [_sheet("error, averaged over some steps", smooth)]
+        sheets = [_sheet("error", f"averaged over {width} steps" if width > 1 else "of each step", smooth)]
         if self._likeness:
-            sheets.append(_sheet("likeness, by an independent judge", self._likeness))
+            sheets.append(_sheet("likeness", "by a judge that is never trained with", self._likeness))
         sheet = Image.new("RGB", (sum(one.width for one in sheets), sheets[0].height))
         for index, one in enumerate(sheets):
             sheet.paste(one, (index * sheets[0].width, 0))
@@ -186,7 +188,8 @@ class _Watch:
     def _picture(self, step: int) -> Image.Image | None:
         if not self._decodes and self._look is None:
             return None
-        latents = _drawn(self._base, self._base.encode_prompt(self._prompts), self._references.shape[-1])
+        prompts = self._base.encode_prompt(self._prompts)
+        latents = _drawn(self._base, self._base.latest or self._start, prompts, self._references.shape[-1])
         if self._look is not None:
             return self._look(latents)
         picture = self._base.decode_latents(latents)
@@ -195,14 +198,14 @@ class _Watch:
         return to_pil(picture[0])
 
 
-def _drawn(base: ComfyBase, prompts: Conditioning, size: int) -> Tensor:
-    """Latents (1, c, h, w) of a picture drawn in a few steps, always from the same noise; prompt and nothing."""
+def _drawn(base: ComfyBase, pairs: Mapping[str, LoraPair], prompts: Conditioning, size: int) -> Tensor:
+    """Latents (1, c, h, w) drawn in a few steps, always from the same noise; prompts are one and the empty one."""
     side = size // base.family.vae_factor
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, base.family.latent_channels, side, side, generator=generator).to(base.device)
     last = len(base.alphas_cumprod) - 1
     timesteps = torch.linspace(last, 0, _PREVIEW_STEPS + 1).round().long()[:-1].tolist()
-    with base.adapted(dict(base.latest)):
+    with base.adapted(pairs):
         for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
             alpha = base.alphas_cumprod[[timestep]]
             outputs = base.predict(latents.expand(2, -1, -1, -1), torch.tensor([timestep] * 2), prompts)
@@ -216,6 +219,6 @@ def _drawn(base: ComfyBase, prompts: Conditioning, size: int) -> Tensor:
     return latents
 
 
-def _sheet(name: str, points: list[tuple[float, float]]) -> Image.Image:
-    panels: dict[str, Curves] = {name: {"": points}}
-    return draw_curves(panels, "step", "", side=360)
+def _sheet(name: str, how: str, points: list[tuple[float, float]]) -> Image.Image:
+    panels: dict[str, Curves] = {name: {name: points}}
+    return draw_curves(panels, "step", how, side=360)
