@@ -179,8 +179,9 @@ def _adapted_forward(
             result: Tensor = _AdaptedLinear.apply(x, layer.weight, layer.bias, down.to(x.dtype), up.to(x.dtype))
             return result
         base = base_forward(x)
-        hidden = torch.matmul(_tokens(x, samples), down.to(x.dtype).mT)
-        return add_product(_tokens(base, samples), hidden, up.to(x.dtype).mT).reshape(base.shape)
+        # On the input's device: a host short of memory keeps weights elsewhere and brings them over in the call.
+        hidden = torch.matmul(_tokens(x, samples), down.to(x).mT)
+        return add_product(_tokens(base, samples), hidden, up.to(x).mT).reshape(base.shape)
 
     return forward
 

@@ -1,0 +1,49 @@
+"""The ComfyUI nodes: one thin file per job over the core. This package is a part of the pack, never imported alone."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import host
+from .apply_identity import ApplyIdentity, ApplyIdentityAdvanced
+from .blend_identities import BlendIdentities
+from .encode_prompt import EncodePrompt
+from .export_lora import ExportLora
+from .identity_files import LoadIdentity, SaveIdentity
+from .load_miniature import LoadMiniature
+from .load_predictor import LoadPredictor
+from .measure_likeness import MeasureLikeness
+from .polish_identity import PolishIdentity, PolishIdentityAdvanced
+from .predict_identity import PredictIdentity
+from .prepare_face import PrepareFace
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    LoadMiniature,
+    LoadPredictor,
+    PrepareFace,
+    PredictIdentity,
+    PolishIdentity,
+    PolishIdentityAdvanced,
+    ApplyIdentity,
+    ApplyIdentityAdvanced,
+    EncodePrompt,
+    SaveIdentity,
+    LoadIdentity,
+    ExportLora,
+    BlendIdentities,
+    MeasureLikeness,
+)
+
+
+class HyperDreamExtension(ComfyExtension):
+    """Tells ComfyUI of the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All of them, in the order of the work."""
+        return list(NODES)
+
+
+async def comfy_entrypoint() -> HyperDreamExtension:
+    """Called once by ComfyUI."""
+    host.register_folders()
+    return HyperDreamExtension()

@@ -1,0 +1,199 @@
+"""Apply Identity: make a checkpoint draw the person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..hyperdream_core.bases import BaseFamily
+from ..hyperdream_core.bases.keys import to_ldm
+from ..hyperdream_core.errors import BaseMismatchError, ConfigError
+from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.ops.lowrank import LoraPair
+from . import host
+from .live_adapter import LiveAdapter
+from .wires import IDENTITY
+
+_PARTS = {"down_blocks": "down", "mid_block": "middle", "up_blocks": "up"}
+
+
+class ApplyIdentity(io.ComfyNode):
+    """An identity on a MODEL and CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamApplyIdentity",
+            display_name="Apply Identity",
+            category="HyperDream",
+            description="Makes the model draw the person of this identity wherever the prompt names them, as in "
+            "'a sks face, smiling'. The model that comes in stays as it is.",
+            inputs=_inputs(),
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, identity: Identity, strength: float) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            pairs = _checked_pairs(model, identity)
+            is_live = host.is_low_precision(model)
+            return io.NodeOutput(*_applied(model, clip, identity, pairs, strength, live=is_live))
+
+
+class ApplyIdentityAdvanced(io.ComfyNode):
+    """The same with every dial."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        parts = [
+            io.Float.Input(
+                part,
+                default=1.0,
+                min=-4.0,
+                max=4.0,
+                step=0.05,
+                tooltip=f"Factor on the strength in {place}; 1 leaves it as it is, 0 switches the identity off there.",
+            )
+            for part, place in (
+                ("down", "the first half of the UNet, which settles the picture's layout"),
+                ("middle", "the UNet's narrowest part"),
+                ("up", "the second half of the UNet, which draws the features"),
+                ("text", "the text encoder, for identities that change it"),
+            )
+        ]
+        return io.Schema(
+            node_id="HyperDreamApplyIdentityAdvanced",
+            display_name="Apply Identity (Advanced)",
+            category="HyperDream/advanced",
+            description="Apply Identity with a start and an end, a strength for each part of the UNet, and a choice of "
+            "how: merged into the weights as a LoRA is, or live while the UNet runs.",
+            inputs=[
+                *_inputs(),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where in sampling the identity sets in: 0 is the first step. Later leaves the composition "
+                    "to the base.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where in sampling it ends: 1 is the last step. Earlier leaves fine texture to the base.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=["automatic", "merged", "live"],
+                    default="automatic",
+                    tooltip="merged: added to the weights like any LoRA, costs nothing per step. live: added while the "
+                    "UNet runs; needed for start and end, and exact on 8-bit checkpoints. automatic picks for you.",
+                ),
+                *parts,
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        identity: Identity,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        mode: str,
+        **parts: float,
+    ) -> io.NodeOutput:
+        if start_percent >= end_percent:
+            raise ConfigError(
+                f"start_percent is {start_percent:g} and end_percent {end_percent:g}, but the start must come before "
+                "the end; raise end_percent"
+            )
+        has_range = start_percent > 0 or end_percent < 1
+        if has_range and mode == "merged":
+            raise ConfigError(
+                "a start or an end cannot be merged into the weights, which are the same in every step; set mode to "
+                "live or automatic, or start_percent to 0 and end_percent to 1"
+            )
+        with host.ordinary_tensors():
+            pairs = _weighted(_checked_pairs(model, identity), parts)
+            is_live = mode == "live" or (mode == "automatic" and (has_range or host.is_low_precision(model)))
+            percents = (start_percent, end_percent)
+            return io.NodeOutput(*_applied(model, clip, identity, pairs, strength, live=is_live, percents=percents))
+
+
+def _inputs() -> list[Any]:
+    return [
+        io.Model.Input("model", tooltip="The checkpoint to personalise, of the family the identity was made for."),
+        io.Clip.Input("clip", tooltip="Its text encoder."),
+        IDENTITY.Input("identity", tooltip="From Predict, Polish, Load or Blend."),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=-4.0,
+            max=4.0,
+            step=0.05,
+            tooltip="How much of the identity: 1 is as it was made, 0 is the model alone. Lower it if the pictures "
+            "follow the prompt too little.",
+        ),
+    ]
+
+
+def _outputs() -> list[Any]:
+    return [
+        io.Model.Output(tooltip="The model with the identity."),
+        io.Clip.Output(tooltip="The text encoder with the identity; unchanged by most identities."),
+    ]
+
+
+def _checked_pairs(model: Any, identity: Identity) -> dict[str, LoraPair]:
+    family = host.family_of(model)
+    if family.name != identity.family:
+        raise BaseMismatchError(
+            f"the identity was made for {identity.family!r}, but the model is {family.name!r}; load a checkpoint of "
+            f"{identity.family!r}, or make the identity again with this model"
+        )
+    return identity.expand()
+
+
+def _weighted(pairs: Mapping[str, LoraPair], parts: Mapping[str, float]) -> dict[str, LoraPair]:
+    """The pairs times the factor of the part they lie in; those of factor 0 are left out."""
+    weighted = {}
+    for name, pair in pairs.items():
+        factor = parts[_PARTS.get(name.partition(".")[0], "text")]
+        if factor != 0:
+            weighted[name] = pair if factor == 1 else LoraPair(pair.down, pair.up * factor)
+    return weighted
+
+
+def _applied(
+    model: Any,
+    clip: Any,
+    identity: Identity,
+    pairs: Mapping[str, LoraPair],
+    strength: float,
+    *,
+    live: bool,
+    percents: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Any, Any]:
+    family: BaseFamily = host.family_of(model)
+    text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
+    unet = {name: pair for name, pair in pairs.items() if name not in text}
+    if strength == 0:
+        return model.clone(), clip.clone()
+    if live:
+        highest, lowest = (host.percent_to_sigma(model, percent) for percent in percents)
+        named = {to_ldm(name, family): pair for name, pair in unet.items()}
+        personalised = host.with_wrapper(model, LiveAdapter(named, strength, (highest, lowest)))
+    else:
+        personalised = host.with_patches(model, unet, family, strength)
+    # The text encoder runs once per prompt, so there is nothing to be live in.
+    return personalised, host.clip_with_patches(clip, text, family, strength) if text else clip.clone()

@@ -1,0 +1,49 @@
+"""Blend Identities: somebody between two people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.pipelines.combine import averaged
+from . import host
+from .wires import IDENTITY
+
+
+class BlendIdentities(io.ComfyNode):
+    """The weighted mean of two identities."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamBlendIdentities",
+            display_name="Blend Identities",
+            category="HyperDream",
+            description="Mixes two people into a third, exactly between them. Both identities must be for the same "
+            "kind of checkpoint.",
+            inputs=[
+                IDENTITY.Input("first", tooltip="One person."),
+                IDENTITY.Input("second", tooltip="The other."),
+                io.Float.Input(
+                    "share",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of the second person: 0 is the first alone, 1 the second alone.",
+                ),
+            ],
+            outputs=[IDENTITY.Output(display_name="identity", tooltip="The blend; its word is the first person's.")],
+        )
+
+    @classmethod
+    def execute(cls, first: Identity, second: Identity, share: float) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            if share in (0.0, 1.0):
+                # Exactly that person; the mean would carry the other along at weight 0. Other families are refused.
+                first.concatenated(second)
+                return io.NodeOutput(second if share else first)
+            blend = averaged([first, second], [1.0 - share, share])
+            return io.NodeOutput(replace(blend, made_by={"method": "blend", "share": f"{share:g}"}))

@@ -1,0 +1,49 @@
+"""Encode Prompt with Identity: the prompt with the word that stands for the person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.pipelines.prompts import insert_identifier, names_subject
+from . import host
+from .wires import IDENTITY
+
+
+class EncodePrompt(io.ComfyNode):
+    """A prompt that names the subject."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamEncodePrompt",
+            display_name="Encode Prompt with Identity",
+            category="HyperDream",
+            description="Like CLIP Text Encode, but puts the word that stands for the person where you write [V]. If "
+            "the prompt names nobody, the person is put in and you are told.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder, from Apply Identity."),
+                IDENTITY.Input("identity", tooltip="Whose word is put in."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="a [V] face, smiling",
+                    tooltip="What to draw. [V] stands for the person, as in 'a [V] face, at the beach'.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(tooltip="Connect to the sampler's positive input."),
+                io.String.Output(display_name="text", tooltip="The prompt as it was encoded."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, identity: Identity, text: str) -> io.NodeOutput:
+        prompt = insert_identifier(text, identity.identifier, identity.class_noun, missing="insert")
+        said = prompt
+        if not names_subject(text, identity.identifier):
+            said = f"The text named nobody, so it was changed to: {prompt}\nWrite [V] where the person belongs."
+        return io.NodeOutput(host.conditioning(clip, prompt), prompt, ui=ui.PreviewText(said))

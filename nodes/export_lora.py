@@ -1,0 +1,55 @@
+"""Export as LoRA: the identity as an ordinary LoRA file, for the stock LoRA loader and every other program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..hyperdream_core.errors import BaseMismatchError
+from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.formats.container import read_tensors
+from ..hyperdream_core.pipelines.export import export_lora
+from . import host
+from .file_names import free_file
+from .wires import IDENTITY
+
+
+class ExportLora(io.ComfyNode):
+    """An identity as a LoRA."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamExportLora",
+            display_name="Export as LoRA",
+            category="HyperDream",
+            description="Writes an ordinary LoRA file into output/loras/hyperdream. ComfyUI's Load LoRA lists it after "
+            "pressing R; A1111, Forge and diffusers read it too.",
+            inputs=[
+                IDENTITY.Input("identity", tooltip="What to export."),
+                io.String.Input("name", default="identity-lora", tooltip="A plain name for the LoRA file."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Connect a checkpoint to be told if the LoRA is not for its family.",
+                ),
+            ],
+            outputs=[
+                io.LoraModel.Output(display_name="lora", tooltip="For ComfyUI's Load LoRA Model."),
+                io.String.Output(display_name="path", tooltip="Where the file is."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, identity: Identity, name: str, model: Any = None) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            if model is not None and host.family_of(model).name != identity.family:
+                raise BaseMismatchError(
+                    f"the identity was made for {identity.family!r}, but the model is {host.family_of(model).name!r}, "
+                    "so its LoRA would do nothing there; connect a checkpoint of its family, or none"
+                )
+            path = export_lora(identity, free_file(host.output_folder("loras", "hyperdream"), name))
+            said = f"saved as {path}\nWrite 'a {identity.identifier} {identity.class_noun}' into the prompt."
+            return io.NodeOutput(read_tensors(path)[1], str(path), ui=ui.PreviewText(said))

@@ -1,0 +1,91 @@
+"""Save Identity and Load Identity: files in output/hyperdream and models/hyperdream."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..hyperdream_core.data.images import save_image
+from ..hyperdream_core.formats.adapter_file import Identity, read_identity, write_identity
+from . import host
+from .file_names import free_file
+from .wires import IDENTITY
+
+
+class SaveIdentity(io.ComfyNode):
+    """An identity to its file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamSaveIdentity",
+            display_name="Save Identity",
+            category="HyperDream",
+            description="Keeps the identity as a small file in output/hyperdream, where Load Identity finds it. A file "
+            "of the same name is never overwritten; a number is added.",
+            inputs=[
+                IDENTITY.Input("identity", tooltip="What to keep."),
+                io.String.Input("name", default="identity", tooltip="A plain name, such as the person's."),
+                io.String.Input(
+                    "notes",
+                    default="",
+                    multiline=True,
+                    tooltip="Anything you want to remember; it is stored inside the file and travels with it.",
+                ),
+                io.Image.Input(
+                    "preview",
+                    optional=True,
+                    tooltip="A picture to show in the library, best a generated one: whoever gets the files sees it.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Where the file is.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, identity: Identity, name: str, notes: str, preview: Tensor | None = None) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            path = free_file(host.output_folder("hyperdream"), name)
+            facts = {**identity.made_by, "saved": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+            if notes.strip():
+                facts["notes"] = notes.strip()
+            write_identity(path, replace(identity, made_by=facts))
+            if preview is not None:
+                save_image(path.with_suffix(".png"), preview[0, ..., :3].clone().movedim(-1, 0))
+            return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved as {path}"))
+
+
+class LoadIdentity(io.ComfyNode):
+    """An identity from its file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamLoadIdentity",
+            display_name="Load Identity",
+            category="HyperDream",
+            description="Loads an identity that was saved before, or that somebody gave you: put it into "
+            "models/hyperdream and press R.",
+            inputs=[
+                io.Combo.Input(
+                    "identity",
+                    options=host.identity_names(),
+                    tooltip="Files in models/hyperdream and output/hyperdream. Press R to see new ones.",
+                )
+            ],
+            outputs=[IDENTITY.Output(display_name="identity", tooltip="Apply it, polish it, blend it or export it.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, identity: str) -> str:
+        """Changes when the file's content does."""
+        return hashlib.sha256(host.stored_file(host.IDENTITIES, identity).read_bytes()).hexdigest()
+
+    @classmethod
+    def execute(cls, identity: str) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            return io.NodeOutput(read_identity(host.stored_file(host.IDENTITIES, identity)))

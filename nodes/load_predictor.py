@@ -1,0 +1,53 @@
+"""Load Identity Predictor: the network that reads an identity off a face."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..hyperdream_core.data.bundled import bundled_weights
+from ..hyperdream_core.pipelines.stored_hypernetwork import load_hypernetwork
+from . import host
+from .wires import PREDICTOR, Predictor
+
+BUILT_IN = "miniature (built in)"
+
+
+class LoadPredictor(io.ComfyNode):
+    """A hypernetwork from its file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamLoadPredictor",
+            display_name="Load Identity Predictor",
+            category="HyperDream",
+            description="Loads the network that looks at a face and writes down who it is. The built-in one belongs to "
+            "the miniature. Put others into models/hyperdream/predictors; each serves one kind of checkpoint.",
+            inputs=[
+                io.Combo.Input(
+                    "predictor",
+                    options=[BUILT_IN, *host.predictor_names()],
+                    default=BUILT_IN,
+                    tooltip="The built-in one works with Load Miniature. Files lie in models/hyperdream/predictors.",
+                )
+            ],
+            outputs=[PREDICTOR.Output(display_name="predictor", tooltip="Connect to Predict Identity.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, predictor: str) -> str:
+        """Changes when the file does."""
+        if predictor == BUILT_IN:
+            return predictor
+        state = host.stored_file(host.PREDICTORS, predictor).stat()
+        return f"{predictor} {state.st_mtime_ns} {state.st_size}"
+
+    @classmethod
+    def execute(cls, predictor: str) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            if predictor == BUILT_IN:
+                path = bundled_weights() / "miniature" / "hypernetwork.safetensors"
+            else:
+                path = host.stored_file(host.PREDICTORS, predictor)
+            stored = load_hypernetwork(path)
+            return io.NodeOutput(Predictor(stored, host.networks_patcher(stored.network)))

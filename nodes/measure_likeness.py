@@ -1,0 +1,80 @@
+"""Measure Likeness: how much pictures look like the person, by a recogniser that had no part in making them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..hyperdream_core.bases import get_base
+from ..hyperdream_core.data.array_images import picture_from_array
+from ..hyperdream_core.data.detectors import open_detector
+from ..hyperdream_core.data.onnx_models import find_model
+from ..hyperdream_core.data.recognizer import OnnxRecognizer
+from ..hyperdream_core.errors import MissingDependencyError
+from ..hyperdream_core.miniature.judges import bundled_recognizer
+from ..hyperdream_core.pipelines.likeness import NOT_MEASURED, LikenessJudge
+from . import host
+from .wires import FACES, Faces
+
+
+class MeasureLikeness(io.ComfyNode):
+    """Cosine of identity embeddings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyperDreamMeasureLikeness",
+            display_name="Measure Likeness",
+            category="HyperDream",
+            description="Says how much the pictures look like the person, from about 0 (a stranger) to 1 (the same "
+            "picture). The miniature brings its own judge. For photographs, put a recogniser (ArcFace, AuraFace or "
+            "SFace, as an ONNX file) into models/insightface.",
+            inputs=[
+                io.Image.Input("images", tooltip="Generated pictures."),
+                FACES.Input("faces", tooltip="The person, from Prepare Face."),
+            ],
+            outputs=[
+                io.Float.Output(display_name="likeness", tooltip="The mean over all pictures; 0 if not measured."),
+                io.String.Output(display_name="report", tooltip="Each picture's, and who measured."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, faces: Faces) -> io.NodeOutput:
+        with host.ordinary_tensors():
+            pictures = torch.stack(
+                [picture_from_array(one.clone(), f"picture {n}").pixels for n, one in enumerate(images, start=1)]
+            )
+            likeness, by = _measured(pictures, faces)
+        values = likeness.tolist()
+        known = [value for value in values if not math.isnan(value)]
+        lines = [
+            f"picture {number}: {'no face found' if math.isnan(value) else f'{value:.2f}'}"
+            for number, value in enumerate(values, start=1)
+        ]
+        mean = sum(known) / len(known) if known else 0.0
+        report = "\n".join([f"likeness {mean:.2f}, by {by}", *lines]) if known else "\n".join([by, *lines])
+        return io.NodeOutput(mean, report, ui=ui.PreviewText(report))
+
+
+def _measured(pictures: Tensor, faces: Faces) -> tuple[Tensor, str]:
+    """Likeness (b,) and who measured; no numbers and why not."""
+    side = get_base("miniature").picture_size
+    own = bundled_recognizer()
+    if own is not None and max(pictures.shape[-2:]) <= side:
+        return own.compare(pictures, faces.at(side)), own.about
+    folders = host.face_model_folders()
+    try:
+        if find_model("recognizer", folders) is None:
+            return pictures.new_zeros(0), NOT_MEASURED
+        judge = LikenessJudge(OnnxRecognizer(folders), open_detector("auto", folders)[0])
+    except MissingDependencyError as error:
+        return pictures.new_zeros(0), f"not measured: {error}"
+    originals = [one.picture.pixels for one in faces.prepared.pictures if one.crop is not None]
+    # One by one: photographs are of different sizes.
+    each = torch.stack([judge(pictures, original[None]) for original in originals])
+    return each.nanmean(0), judge.recognizer.about

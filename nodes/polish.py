@@ -1,0 +1,224 @@
+"""Polishing on a ComfyUI model, watched: memory asked for, pictures on the way, curves, and nothing lost on Stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..hyperdream_core.bases import BaseFamily
+from ..hyperdream_core.data.curves import Curves, draw_curves
+from ..hyperdream_core.data.images import to_pil
+from ..hyperdream_core.errors import BaseMismatchError, ConfigError
+from ..hyperdream_core.formats.adapter_file import Identity, write_identity
+from ..hyperdream_core.miniature.judges import JudgeRecognizer, bundled_recognizer
+from ..hyperdream_core.ops import noise as diffusion
+from ..hyperdream_core.ops.lowrank import LoraPair
+from ..hyperdream_core.pipelines.base import Conditioning
+from ..hyperdream_core.pipelines.finetune import FinetuneConfig, FinetuneResult, finetune
+from . import host
+from .comfy_base import ComfyBase
+from .file_names import free_file
+from .wires import Faces
+
+_PREVIEW_STEPS = 8
+_PREVIEW_GUIDANCE = 3.0
+# Measured on a full SD 1.5 at 256 px in fp32, one sample: 3.2 GB beside the weights, which is this many numbers per
+# latent position and channel of the first block; recomputing leaves about a quarter.
+_NUMBERS_PER_POSITION = 2450
+_RECOMPUTED_SHARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolishOptions:
+    """What a host adds to the core's settings."""
+
+    size: int = 0
+    """side of the pictures trained on, px; 0 takes the family's own"""
+    memory: str = "automatic"
+    """`fast`, `save memory`, or the one that fits"""
+    preview_every: int = 10
+    """steps between preview pictures; 0 shows none"""
+    goes_on: bool = False
+    """after Stop, hand on what there is instead of ending the prompt"""
+
+
+def polish(
+    loaded: tuple[Any, Any, Any],
+    faces: Faces,
+    start: Identity | None,
+    caption: str,
+    config: FinetuneConfig,
+    options: PolishOptions,
+) -> tuple[Identity, Tensor]:
+    """Train an identity on the loaded model, which is bit for bit as before afterwards.
+
+    Args:
+        loaded: MODEL, CLIP and VAE.
+        faces: of the subject.
+        start: prediction to start from; None starts from nothing.
+        caption: what the pictures show besides the subject, one line for all or one for each.
+        config: of the training.
+        options: of the host.
+
+    Returns:
+        The identity and its curves as a picture (1, h, w, 3).
+    """
+    family = host.family_of(loaded[0])
+    if start is not None and start.family != family.name:
+        raise BaseMismatchError(
+            f"the identity was made for {start.family!r}, but the model is {family.name!r}; leave the identity away to "
+            f"start from nothing, or load a checkpoint of {start.family!r}"
+        )
+    size = options.size or family.picture_size
+    if size % family.vae_factor:
+        raise ConfigError(f"size must be a multiple of {family.vae_factor} px, got {size}")
+    base = _base(loaded, family, size, config.batch, options)
+    references = faces.at(size)
+    watch = _Watch(base, loaded[2], references, config, options.preview_every, start)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            result = finetune(base, references, start, config, watch, captions=_captions(caption, len(references)))
+    except torch.cuda.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the graphics card ran out of memory while polishing at {size} px with batch {config.batch}; use Polish "
+            "Identity (Advanced) with memory set to 'save memory', a smaller batch or a smaller size"
+        ) from error
+    finally:
+        host.tidy_up()
+    if result.cancelled:
+        _keep(result)
+        if not options.goes_on:
+            host.stop_prompt()
+    return result.identity, watch.curves(result.losses)
+
+
+def bytes_needed(family: BaseFamily, size: int, batch: int, number_size: int, saves_memory: bool) -> float:
+    """Memory (bytes) that polishing takes beside the model's weights, estimated."""
+    positions = (size / family.vae_factor) ** 2
+    numbers = _NUMBERS_PER_POSITION * family.unet.channels[0] * positions * batch
+    return numbers * number_size * (_RECOMPUTED_SHARE if saves_memory else 1.0)
+
+
+def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: int, options: PolishOptions) -> ComfyBase:
+    model = loaded[0]
+    number_size = torch.finfo(host.inference_dtype(model)).bits // 8
+    free = host.free_bytes(model) - model.model_size()
+    fast, lean = (bytes_needed(family, size, batch, number_size, saves) for saves in (False, True))
+    saves_memory = options.memory == "save memory" or (options.memory == "automatic" and fast > free)
+    needed = lean if saves_memory else fast
+    if needed > free:
+        raise ConfigError(
+            f"polishing at {size} px with batch {batch} needs about {needed / 1e9:.1f} GB beside the model, but "
+            f"{max(free, 0) / 1e9:.1f} GB can be made free; use Polish Identity (Advanced) with memory set to 'save "
+            "memory', a smaller batch or a smaller size"
+        )
+    return ComfyBase(*loaded, bytes_needed=needed, saves_memory=saves_memory)
+
+
+def _captions(caption: str, pictures: int) -> tuple[str, ...]:
+    lines = tuple(line.strip() for line in caption.strip().splitlines())
+    if not lines:
+        return ()
+    if len(lines) not in (1, pictures):
+        raise ConfigError(
+            f"the caption has {len(lines)} lines for {pictures} pictures; write one line for all, or one for each"
+        )
+    return lines * pictures if len(lines) == 1 else lines
+
+
+def _keep(result: FinetuneResult) -> Path | None:
+    """Save what a stopped run has reached, if it has reached anything."""
+    if not result.losses:
+        return None
+    path = free_file(host.output_folder("hyperdream"), f"stopped-{time.strftime('%Y%m%d-%H%M%S')}")
+    write_identity(path, replace(result.identity, made_by={**result.identity.made_by, "stopped": "by the user"}))
+    host.say(f"HyperDream: polishing was stopped after {len(result.losses)} steps; the best so far is kept in {path}")
+    return path
+
+
+class _Watch:
+    """The progress of one run: the node's bar, preview pictures, and how the likeness grows."""
+
+    def __init__(
+        self,
+        base: ComfyBase,
+        vae: Any,
+        references: Tensor,
+        config: FinetuneConfig,
+        every: int,
+        start: Identity | None,
+    ) -> None:
+        self._base, self._references, self._every = base, references, every
+        self._bar = host.Bar(config.steps)
+        self._decodes = host.is_small(vae)
+        self._judge: JudgeRecognizer | None = bundled_recognizer() if base.family.name == "miniature" else None
+        self._start = {} if start is None else start.expand()
+        who = start or config
+        self._prompts = [f"a {who.identifier} {who.class_noun}", ""]
+        self._look = None if self._decodes else host.latent_preview(base.patcher)
+        self._likeness: list[tuple[float, float]] = []
+
+    def __call__(self, step: int, total: int) -> None:
+        is_due = self._every and (step % self._every == 0 or step == total)
+        self._bar(step, total, self._picture(step) if is_due else None)
+
+    def curves(self, losses: tuple[float, ...]) -> Tensor:
+        """The error of every step, and the likeness where it was measured, as a picture (1, h, w, 3)."""
+        width = max(1, len(losses) // 10)
+        smooth = [
+            (float(step + 1), float(np.mean(losses[max(0, step - width) : step + 1]))) for step in range(len(losses))
+        ]
+        sheets = [_sheet("error", f"averaged over {width} steps" if width > 1 else "of each step", smooth)]
+        if self._likeness:
+            sheets.append(_sheet("likeness", "by a judge that is never trained with", self._likeness))
+        sheet = Image.new("RGB", (sum(one.width for one in sheets), sheets[0].height))
+        for index, one in enumerate(sheets):
+            sheet.paste(one, (index * sheets[0].width, 0))
+        return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
+
+    @torch.no_grad()
+    def _picture(self, step: int) -> Image.Image | None:
+        if not self._decodes and self._look is None:
+            return None
+        prompts = self._base.encode_prompt(self._prompts)
+        latents = _drawn(self._base, self._base.latest or self._start, prompts, self._references.shape[-1])
+        if self._look is not None:
+            return self._look(latents)
+        picture = self._base.decode_latents(latents)
+        if self._judge is not None:
+            self._likeness.append((float(step), float(self._judge.compare(picture, self._references).mean())))
+        return to_pil(picture[0])
+
+
+def _drawn(base: ComfyBase, pairs: Mapping[str, LoraPair], prompts: Conditioning, size: int) -> Tensor:
+    """Latents (1, c, h, w) drawn in a few steps, always from the same noise; prompts are one and the empty one."""
+    side = size // base.family.vae_factor
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, base.family.latent_channels, side, side, generator=generator).to(base.device)
+    last = len(base.alphas_cumprod) - 1
+    timesteps = torch.linspace(last, 0, _PREVIEW_STEPS + 1).round().long()[:-1].tolist()
+    with base.adapted(pairs):
+        for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+            alpha = base.alphas_cumprod[[timestep]]
+            outputs = base.predict(latents.expand(2, -1, -1, -1), torch.tensor([timestep] * 2), prompts)
+            with_prompt, without = outputs[:1], outputs[1:]
+            output = without + _PREVIEW_GUIDANCE * (with_prompt - without)
+            clean = diffusion.predicted_x0(output, latents, alpha, base.prediction_type)
+            if following is None:
+                return clean
+            noise = diffusion.predicted_noise(output, latents, alpha, base.prediction_type)
+            latents = diffusion.add_noise(clean, noise, base.alphas_cumprod[[following]])
+    return latents
+
+
+def _sheet(name: str, how: str, points: list[tuple[float, float]]) -> Image.Image:
+    panels: dict[str, Curves] = {name: {name: points}}
+    return draw_curves(panels, "step", how, side=360)

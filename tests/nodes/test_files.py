@@ -1,0 +1,150 @@
+"""Save, Load, Export, Blend and Measure: files in their places, and hostile ones harmless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .conftest import Host
+
+
+def difference(first: Any, second: Any) -> float:
+    pairs = [(first.expand()[name], second.expand()[name]) for name in first.coefficients]
+    return max(float((a.up @ a.down - b.up @ b.down).abs().max()) for a, b in pairs)
+
+
+def save(host: Host, identity: Any, name: str = "sofia", **more: Any) -> Path:
+    return Path(host.run("SaveIdentity", **({"identity": identity, "name": name, "notes": ""} | more))[0])
+
+
+def test_what_is_saved_is_loaded(host: Host, identity: Any, portrait: Tensor) -> None:
+    path = save(host, identity, notes="from the beach", preview=portrait)
+    assert path == host.folder / "output" / "hyperdream" / "sofia.safetensors"
+    assert path.with_suffix(".png").is_file() and path.stat().st_size < 100_000
+    schema = host.module("").LoadIdentity.define_schema()
+    assert schema.inputs[0].facts["options"] == ["sofia.safetensors"]
+    (loaded,) = host.run("LoadIdentity", identity="sofia.safetensors")
+    assert difference(loaded, identity) < 1e-3 and loaded.made_by["notes"] == "from the beach"
+    assert "notes" not in identity.made_by
+
+
+def test_a_name_is_never_used_twice(host: Host, identity: Any) -> None:
+    names = [save(host, identity, name).name for name in ("sofia", "sofia", "sofia.safetensors")]
+    assert names == ["sofia.safetensors", "sofia-2.safetensors", "sofia-3.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../sofia", "/tmp/sofia", "C:\\sofia", "a/b", "", "  ", ".hidden", "nul", "CON.x", "x" * 101, "a\0b", "a."]
+)
+@pytest.mark.parametrize("node", ["SaveIdentity", "ExportLora"])
+def test_a_name_that_is_no_plain_name_is_refused(host: Host, identity: Any, node: str, name: str) -> None:
+    more = {"notes": ""} if node == "SaveIdentity" else {}
+    with pytest.raises(host.core("errors").OutputError, match="a plain name of at most 100 characters is expected"):
+        host.run(node, identity=identity, name=name, **more)
+    assert not [path for path in host.folder.rglob("*") if path.is_file()]
+
+
+def test_a_changed_file_is_noticed(host: Host, identity: Any) -> None:
+    path, node = save(host, identity), host.module("").LoadIdentity
+    first = node.fingerprint_inputs(identity=path.name)
+    assert node.fingerprint_inputs(identity=path.name) == first
+    path.write_bytes(save(host, identity.scaled(0.5), "other").read_bytes())
+    assert node.fingerprint_inputs(identity=path.name) != first
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (b"", "is empty"),
+        (b"\x80\x02cos\nsystem", "old PyTorch file"),
+        (b"\xff" * 64, "truncated or no safetensors file"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds .* but .* is expected"),
+    ],
+)
+def test_a_hostile_file_is_listed_and_refused_by_name(host: Host, contents: bytes, words: str) -> None:
+    folder = host.folder / "models" / "hyperdream"
+    folder.mkdir(parents=True)
+    (folder / "evil.safetensors").write_bytes(contents)
+    (folder / "notes.txt").write_text("not listed")
+    assert host.module("").LoadIdentity.define_schema().inputs[0].facts["options"] == ["evil.safetensors"]
+    with pytest.raises(host.core("errors").FileFormatError, match=f"evil.safetensors: .*{words}"):
+        host.run("LoadIdentity", identity="evil.safetensors")
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "../../secret.safetensors", ""])
+def test_a_file_that_is_not_there_is_a_sentence(host: Host, name: str) -> None:
+    (host.folder / "secret.safetensors").write_bytes(b"")
+    with pytest.raises(host.core("errors").FileFormatError, match="there is no such file in"):
+        host.run("LoadIdentity", identity=name)
+
+
+def test_paths_of_extra_model_paths_are_honoured(host: Host, identity: Any, tmp_path: Path) -> None:
+    folders, extra = host.comfy("folder_paths"), tmp_path / "disk" / "people"
+    folders.start_in(tmp_path / "comfy")
+    folders.folder_names_and_paths["hyperdream"] = ([str(extra)], set())  # as ComfyUI leaves it: no endings
+    (extra / "predictors").mkdir(parents=True)
+    (extra / "predictors" / "p.safetensors").touch()
+    (extra / "readme.txt").touch()
+    host.module("host").register_folders()
+    host.module("host").register_folders()
+    save(host, identity).rename(extra / "ana.safetensors")
+    assert host.module("").LoadIdentity.define_schema().inputs[0].facts["options"] == ["ana.safetensors"]
+    options = host.module("").LoadPredictor.define_schema().inputs[0].facts["options"]
+    assert options == ["miniature (built in)", "p.safetensors"]
+    assert len(folders.get_folder_paths("hyperdream")) == 3
+    with pytest.raises(host.core("errors").FileFormatError, match=r"p.safetensors: is empty"):
+        host.run("LoadPredictor", predictor="p.safetensors")
+
+
+def test_an_export_is_a_stock_lora_where_the_loader_looks(host: Host, identity: Any, miniature: Any) -> None:
+    tensors, path = host.run("ExportLora", identity=identity, name="sofia", model=miniature[0])
+    assert Path(path) == host.folder / "output" / "loras" / "hyperdream" / "sofia.safetensors"
+    family, pairs = host.core("formats.lora_export").read_lora(Path(path))
+    assert family == "miniature" and set(pairs) == set(identity.coefficients)
+    assert len(tensors) == 3 * len(pairs) and all(key.startswith("lora_unet_") for key in tensors)
+    for name, pair in identity.expand().items():
+        torch.testing.assert_close(pairs[name].up @ pairs[name].down, pair.up @ pair.down, atol=1e-3, rtol=1e-2)
+
+
+def test_an_export_for_another_family_is_refused(host: Host, miniature: Any) -> None:
+    foreign = host.core("pipelines.fresh_adapters").without_effect(
+        host.core("bases").get_base("sd15"), [None], ("attention", 5, 7)
+    )
+    with pytest.raises(host.core("errors").BaseMismatchError, match="its LoRA would do nothing there"):
+        host.run("ExportLora", identity=foreign, name="sofia", model=miniature[0])
+
+
+def test_a_blend_lies_between_two_people(host: Host, identity: Any) -> None:
+    other = identity.scaled(-3.0)
+    blended = {
+        share: host.run("BlendIdentities", first=identity, second=other, share=share)[0] for share in (0, 0.25, 1)
+    }
+    assert blended[0] is identity and blended[1] is other
+    # 0.75 of the one and 0.25 of minus three times the same is nothing.
+    assert difference(blended[0.25], identity.scaled(0.0)) < 1e-5
+
+
+def test_people_for_different_checkpoints_do_not_blend(host: Host, identity: Any) -> None:
+    foreign = host.core("pipelines.fresh_adapters").without_effect(
+        host.core("bases").get_base("sd15"), [None], ("attention", 50, 100)
+    )
+    for share in (0.0, 0.5):
+        with pytest.raises(host.core("errors").BaseMismatchError, match="base family, target set and basis sizes"):
+            host.run("BlendIdentities", first=identity, second=foreign, share=share)
+
+
+def test_likeness_of_the_person_is_high_and_of_noise_low(host: Host, faces: Any, portrait: Tensor) -> None:
+    small = torch.nn.functional.interpolate(portrait.movedim(-1, 1), size=(64, 64), mode="area").movedim(1, -1)
+    noise = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    own, report = host.run("MeasureLikeness", images=small, faces=faces)
+    assert own > 0.9 and "by the miniature's identity judge" in report
+    assert host.run("MeasureLikeness", images=noise, faces=faces)[0] < 0.5
+
+
+def test_without_a_recogniser_large_pictures_are_not_measured(host: Host, faces: Any) -> None:
+    likeness, report = host.run("MeasureLikeness", images=torch.rand(1, 96, 96, 3), faces=faces)
+    assert likeness == 0.0 and report.startswith("not measured")

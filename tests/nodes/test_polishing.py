@@ -1,0 +1,175 @@
+"""Polish Identity: on the loaded model, which is as it was afterwards, and nothing is lost on Stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .conftest import Host
+
+
+def weights(miniature: Any) -> dict[str, Tensor]:
+    modules = {"unet": miniature[0].model, "clip": miniature[1].cond_stage_model, "vae": miniature[2].first_stage_model}
+    return {f"{part}.{name}": one.clone() for part, m in modules.items() for name, one in m.state_dict().items()}
+
+
+def polished(host: Host, miniature: Any, faces: Any, identity: Any = None, steps: int = 3, seed: int = 5) -> Any:
+    model, clip, vae = miniature
+    inputs = {"model": model, "clip": clip, "vae": vae, "faces": faces, "identity": identity}
+    return host.run("PolishIdentity", **inputs, steps=steps, caption="", seed=seed)
+
+
+def advanced(host: Host, miniature: Any, faces: Any, **settings: Any) -> Any:
+    model, clip, vae = miniature
+    schema = host.module("").PolishIdentityAdvanced.define_schema()
+    defaults = {one.id: one.facts["default"] for one in schema.inputs if "default" in one.facts}
+    inputs = {"model": model, "clip": clip, "vae": vae, "faces": faces}
+    return host.run("PolishIdentityAdvanced", **inputs, **(defaults | settings))
+
+
+def same(first: Any, second: Any) -> bool:
+    pairs = [(first.coefficients[name], second.coefficients[name]) for name in first.coefficients]
+    return all(torch.equal(a.down, b.down) and torch.equal(a.up, b.up) for a, b in pairs)
+
+
+def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
+    host: Host, miniature: Any, faces: Any, identity: Any
+) -> None:
+    before = weights(miniature)
+    once, curve = polished(host, miniature, faces, identity)
+    twice, _ = polished(host, miniature, faces, identity)
+    other, _ = polished(host, miniature, faces, identity, seed=6)
+    assert same(once, twice) and not same(once, other) and not same(once, identity)
+    after = weights(miniature)
+    assert all(torch.equal(after[name], one) for name, one in before.items())
+    assert not [name for name, module in miniature[0].model.named_modules() if "forward" in module.__dict__]
+    assert not [one for one in miniature[0].model.parameters() if one.requires_grad or one.grad is not None]
+    assert curve.dim() == 4 and curve.shape[-1] == 3 and float(curve.std()) > 0.05
+
+
+def test_it_does_what_the_core_does_on_the_same_base(host: Host, miniature: Any, faces: Any) -> None:
+    from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune
+    from hyperdream_core.pipelines.loading import load_base
+
+    wanted = finetune(load_base(), faces.at(64), None, FinetuneConfig(steps=2, seed=5))
+    got, _ = polished(host, miniature, faces, steps=2)
+    for name, pair in wanted.identity.expand().items():
+        ours = got.expand()[name]
+        torch.testing.assert_close(ours.up @ ours.down, pair.up @ pair.down, atol=2e-4, rtol=2e-2)
+
+
+def test_weights_loaded_in_inference_mode_can_be_trained_upon(host: Host, miniature: Any, faces: Any) -> None:
+    unet = miniature[0].model.diffusion_model
+    with torch.inference_mode():
+        layer = unet.get_submodule("input_blocks.1.1.transformer_blocks.0.attn1.to_q")
+        layer.weight = torch.nn.Parameter(layer.weight.clone(), requires_grad=False)
+    original = layer.weight
+    assert original.is_inference()
+    polished(host, miniature, faces, steps=1)
+    replaced = unet.get_submodule("input_blocks.1.1.transformer_blocks.0.attn1.to_q").weight
+    assert not replaced.is_inference() and torch.equal(replaced, original)
+
+
+def test_pictures_and_progress_are_shown_on_the_way(host: Host, miniature: Any, faces: Any, identity: Any) -> None:
+    polished(host, miniature, faces, identity, steps=10)
+    shown = host.comfy("comfy.utils").shown
+    assert [step for step, _, _ in shown] == list(range(11))
+    pictures = {step: preview for step, _, preview in shown if preview is not None}
+    assert set(pictures) == {0, 10}
+    assert pictures[0][0] == "JPEG" and pictures[0][1].size == (64, 64)
+    assert pictures[0][1].tobytes() != pictures[10][1].tobytes()
+
+
+def stop_at(host: Host, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Press Stop when the bar shows that step."""
+    utils, memory = host.comfy("comfy.utils"), host.comfy("comfy.model_management")
+    original = utils.ProgressBar.update_absolute
+
+    def update(self: Any, value: int, total: Any = None, preview: Any = None) -> None:
+        original(self, value, total, preview)
+        memory.stop_pressed = memory.stop_pressed or value == step
+
+    monkeypatch.setattr(utils.ProgressBar, "update_absolute", update)
+
+
+def saved(host: Host) -> list[Path]:
+    return sorted((host.folder / "output" / "hyperdream").glob("*.safetensors"))
+
+
+def test_stop_ends_the_prompt_and_keeps_the_best_so_far(
+    host: Host, miniature: Any, faces: Any, identity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights(miniature)
+    stop_at(host, monkeypatch, 2)
+    with pytest.raises(host.comfy("comfy.model_management").InterruptProcessingException):
+        polished(host, miniature, faces, identity, steps=50)
+    (path,) = saved(host)
+    (kept,) = host.run("LoadIdentity", identity=path.name)
+    assert kept.made_by["finetune_steps"] == "2" and kept.made_by["stopped"] == "by the user"
+    assert all(torch.equal(weights(miniature)[name], one) for name, one in before.items())
+
+
+def test_stop_within_the_unet_is_noticed_as_well(
+    host: Host, miniature: Any, faces: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet, memory, calls = miniature[0].model.diffusion_model, host.comfy("comfy.model_management"), []
+    original = type(unet).forward
+
+    def forward(self: Any, *arguments: Any, **named: Any) -> Tensor:
+        calls.append(1)
+        memory.stop_pressed = len(calls) > 3
+        memory.throw_exception_if_processing_interrupted()
+        result: Tensor = original(self, *arguments, **named)
+        return result
+
+    monkeypatch.setattr(type(unet), "forward", forward)
+    with pytest.raises(memory.InterruptProcessingException):
+        advanced(host, miniature, faces, steps=50, preview_every=0)
+    assert len(calls) == 4 and len(saved(host)) == 1
+
+
+def test_stop_can_go_on_with_what_there_is(
+    host: Host, miniature: Any, faces: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(host, monkeypatch, 2)
+    got, _ = advanced(host, miniature, faces, steps=50, on_stop="save and go on")
+    assert got.made_by["finetune_steps"] == "2" and len(saved(host)) == 1
+
+
+def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
+    host: Host, miniature: Any, faces: Any
+) -> None:
+    memory = host.comfy("comfy.model_management")
+    polished(host, miniature, faces, steps=1)
+    asked = max(needed for patcher, needed in memory.loaded if patcher.model is miniature[0].model)
+    family = host.core("bases").get_base("miniature")
+    assert asked == host.module("polish").bytes_needed(family, 64, 4, 4, False) > 1e6
+    memory.free = 1e5
+    memory.loaded.clear()
+    with pytest.raises(host.core("errors").ConfigError, match="needs about .* GB beside the model"):
+        polished(host, miniature, faces, steps=1)
+    assert not memory.loaded
+
+
+def test_saving_memory_gives_the_same_identity(host: Host, miniature: Any, faces: Any) -> None:
+    fast, lean = (advanced(host, miniature, faces, steps=2, memory=way)[0] for way in ("fast", "save memory"))
+    for name, pair in fast.expand().items():
+        other = lean.expand()[name]
+        torch.testing.assert_close(other.up @ other.down, pair.up @ pair.down, atol=1e-5, rtol=1e-3)
+
+
+def test_bad_input_is_one_sentence(host: Host, miniature: Any, faces: Any) -> None:
+    errors = host.core("errors")
+    foreign = host.core("pipelines.fresh_adapters").without_effect(
+        host.core("bases").get_base("sd15"), [None], ("attention", 5, 7)
+    )
+    with pytest.raises(errors.BaseMismatchError, match="made for 'sd15', but the model is 'miniature'"):
+        polished(host, miniature, faces, foreign)
+    with pytest.raises(errors.ConfigError, match="size must be a multiple of 8 px, got 60"):
+        advanced(host, miniature, faces, size=60)
+    with pytest.raises(errors.ConfigError, match="the caption has 2 lines for 1 pictures"):
+        advanced(host, miniature, faces, steps=1, caption="smiling\nsad")
