@@ -8,8 +8,10 @@ from . import host
 from .apply_identity import ApplyIdentity, ApplyIdentityAdvanced
 from .blend_identities import BlendIdentities
 from .encode_prompt import EncodePrompt
+from .example_picture import offer_example_picture
 from .export_lora import ExportLora
 from .identity_files import LoadIdentity, SaveIdentity
+from .library_routes import register
 from .load_miniature import LoadMiniature
 from .load_predictor import LoadPredictor
 from .measure_likeness import MeasureLikeness
@@ -46,4 +48,6 @@ class HyperDreamExtension(ComfyExtension):
 async def comfy_entrypoint() -> HyperDreamExtension:
     """Called once by ComfyUI."""
     host.register_folders()
+    offer_example_picture(host.input_folder())
+    register(host.routes(), host.identity_folders)
     return HyperDreamExtension()

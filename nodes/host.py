@@ -57,6 +57,23 @@ def output_folder(*parts: str) -> Path:
     return Path(folder_paths.get_output_directory()).joinpath(*parts)
 
 
+def input_folder() -> Path:
+    """Where Load Image looks for pictures."""
+    return Path(folder_paths.get_input_directory())
+
+
+def identity_folders() -> list[Path]:
+    """Where identities lie, in the order in which ComfyUI looks for them."""
+    return [Path(place) for place in folder_paths.get_folder_paths(IDENTITIES)]
+
+
+def routes() -> Any:
+    """The server's table of routes, which packs may add to while they are loaded."""
+    from server import PromptServer
+
+    return PromptServer.instance.routes
+
+
 def identity_names() -> list[str]:
     """Names of the saved identities, relative to their folders; no file is opened for it."""
     names = folder_paths.get_filename_list(IDENTITIES)

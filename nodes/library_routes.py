@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any
 
 from ..hyperdream_core.errors import ConfigError, HyperDreamError
 from .library import Library
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 PREFIX = "/hyperdream/library"
 
@@ -32,7 +33,7 @@ def register(routes: web.RouteTableDef, folders: Callable[[], Sequence[Path]]) -
     @routes.get(PREFIX)
     async def entries(request: web.Request) -> web.Response:
         found = await asyncio.to_thread(library.entries)
-        return web.json_response({"identities": [asdict(entry) for entry in found]})
+        return _json({"identities": [asdict(entry) for entry in found]}, 200)
 
     @routes.get(PREFIX + "/preview")
     async def preview(request: web.Request) -> web.StreamResponse:
@@ -42,6 +43,8 @@ def register(routes: web.RouteTableDef, folders: Callable[[], Sequence[Path]]) -
             return _refusal(error, 404)
         if path is None:
             return _refusal(ConfigError("this identity has no picture beside it"), 404)
+        from aiohttp import web
+
         # Whatever the file really is, the browser takes it for a picture or for nothing.
         headers = {"Content-Type": "image/png", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
         return web.FileResponse(path, headers=headers)
@@ -71,11 +74,17 @@ async def _answer(request: web.Request, action: Callable[[dict[str, Any]], Any])
         result = await asyncio.to_thread(action, body)
     except HyperDreamError as error:
         return _refusal(error, 400)
-    return web.json_response(result or {})
+    return _json(result or {}, 200)
 
 
 def _refusal(error: HyperDreamError, status: int) -> web.Response:
-    return web.json_response({"error": str(error)}, status=status)
+    return _json({"error": str(error)}, status)
+
+
+def _json(value: dict[str, Any], status: int) -> web.Response:
+    from aiohttp import web
+
+    return web.json_response(value, status=status)
 
 
 def _text(body: dict[str, Any], key: str) -> str:

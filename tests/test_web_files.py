@@ -57,7 +57,9 @@ def declared_nodes() -> set[str]:
     for path in (ROOT / "nodes").glob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call):
-                ids |= {k.value.value for k in call.keywords if k.arg == "node_id" and isinstance(k.value, ast.Constant)}
+                ids |= {
+                    k.value.value for k in call.keywords if k.arg == "node_id" and isinstance(k.value, ast.Constant)
+                }
     return ids
 
 
@@ -93,7 +95,11 @@ def test_every_node_and_input_is_translated(language: str) -> None:
 @pytest.mark.parametrize("language", ["zh", "ja"])
 def test_a_translation_is_one(language: str) -> None:
     for node, texts in node_definitions(language).items():
-        for text in (texts["display_name"], texts["description"], *(i["tooltip"] for i in texts.get("inputs", {}).values())):
+        for text in (
+            texts["display_name"],
+            texts["description"],
+            *(i["tooltip"] for i in texts.get("inputs", {}).values()),
+        ):
             assert re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", text), f"{node}: {text}"
 
 
@@ -145,7 +151,9 @@ def test_a_template_hangs_together(path: Path) -> None:
     assert {node["type"] for node in workflow["nodes"]} <= CORE_NODES | set(CONTRACT)
     assert any(node["type"] == "MarkdownNote" for node in workflow["nodes"])
     for node in workflow["nodes"]:
-        unconnected = [slot["name"] for slot in node.get("inputs", []) if slot["link"] is None and slot.get("shape") != 7]
+        unconnected = [
+            slot["name"] for slot in node.get("inputs", []) if slot["link"] is None and slot.get("shape") != 7
+        ]
         assert not unconnected, f"{node['type']} lacks {unconnected}"
 
 

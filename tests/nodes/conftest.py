@@ -18,7 +18,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 DOUBLE = Path(__file__).parent / "double"
 PACK = "custom_nodes_hyperdream"
-_HOST = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
+_HOST = {"comfy", "comfy_api", "folder_paths", "latent_preview", "server"}
 
 
 @dataclass(frozen=True)

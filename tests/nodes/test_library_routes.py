@@ -99,3 +99,13 @@ def test_a_missing_picture_is_not_found(tmp_path: Path, stored: bytes, query: st
         assert answer.status == 404 and (await answer.json())["error"]
 
     talk(tmp_path, conversation)
+
+
+def test_the_pack_adds_its_routes_and_the_templates_portrait_when_it_is_loaded(host: Any) -> None:
+    (host.folder / "input").mkdir()
+    asyncio.run(host.pack.comfy_entrypoint())
+    added = host.comfy("server").PromptServer.instance.routes.added
+    gets, posts = {"", "/preview"}, {"/rename", "/delete", "/annotate"}
+    ours = {("GET", "/hyperdream/library" + path) for path in gets}
+    assert set(added) == ours | {("POST", "/hyperdream/library" + path) for path in posts}
+    assert (host.folder / "input" / "hyperdream-portrait.png").is_file()

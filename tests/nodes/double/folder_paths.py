@@ -20,6 +20,10 @@ def get_output_directory() -> str:
     return output_dir
 
 
+def get_input_directory() -> str:
+    return str(Path(output_dir).parent / "input")
+
+
 def get_folder_paths(key: str) -> list[str]:
     return folder_names_and_paths[key][0][:]
 
