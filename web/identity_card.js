@@ -49,7 +49,7 @@ export class IdentityCard {
     const { title, name, family_title, strength, identifier, class_noun, notes, problem } = this.identity;
     const facts = element("div", { className: "hyperdream-facts" }, element("strong", { title: name }, title));
     if (problem) {
-      facts.append(element("p", { className: "hyperdream-why" }, this.words.text("unreadable", { why: problem })));
+      facts.append(element("p", { className: "hyperdream-why", title: problem }, this.words.text("unreadable", { why: problem })));
       return facts;
     }
     const dial = this.words.text("strength_is", { strength: strength.toFixed(2) });

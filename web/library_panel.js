@@ -84,7 +84,8 @@ export class LibraryPanel {
 
   show() {
     if (!this.root) return;
-    const found = this.identities.filter((identity) => this.matches(identity));
+    const all = this.identities.filter((identity) => this.matches(identity));
+    const found = [...all.filter(({ problem }) => !problem), ...all.filter(({ problem }) => problem)];
     this.count.textContent = this.identities.length ? String(this.identities.length) : "";
     this.hint.hidden = !found.some((identity) => !identity.problem);
     if (found.length) this.list.replaceChildren(...found.map((identity) => new IdentityCard(identity, this).root));
