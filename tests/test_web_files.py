@@ -95,11 +95,8 @@ def test_every_node_and_input_is_translated(language: str) -> None:
 @pytest.mark.parametrize("language", ["zh", "ja"])
 def test_a_translation_is_one(language: str) -> None:
     for node, texts in node_definitions(language).items():
-        for text in (
-            texts["display_name"],
-            texts["description"],
-            *(i["tooltip"] for i in texts.get("inputs", {}).values()),
-        ):
+        tips = [entry["tooltip"] for entry in texts.get("inputs", {}).values()]
+        for text in (texts["display_name"], texts["description"], *tips):
             assert re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", text), f"{node}: {text}"
 
 
