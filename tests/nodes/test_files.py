@@ -28,7 +28,8 @@ def test_what_is_saved_is_loaded(host: Host, identity: Any, portrait: Tensor) ->
     schema = host.module("").LoadIdentity.define_schema()
     assert schema.inputs[0].facts["options"] == ["sofia.safetensors"]
     (loaded,) = host.run("LoadIdentity", identity="sofia.safetensors")
-    assert difference(loaded, identity) < 1e-3 and loaded.made_by["notes"] == "from the beach"
+    # Stored in 16 bit.
+    assert difference(loaded, identity) < 3e-3 and loaded.made_by["notes"] == "from the beach"
     assert "notes" not in identity.made_by
 
 

@@ -150,7 +150,7 @@ def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
     assert asked == host.module("polish").bytes_needed(family, 64, 4, 4, False) > 1e6
     memory.free = 1e5
     memory.loaded.clear()
-    with pytest.raises(host.core("errors").ConfigError, match="needs about .* GB beside the model"):
+    with pytest.raises(host.core("errors").ConfigError, match=r"needs about .* GB beside the model"):
         polished(host, miniature, faces, steps=1)
     assert not memory.loaded
 
