@@ -63,7 +63,7 @@ def test_a_changed_file_is_noticed(host: Host, identity: Any) -> None:
         (b"", "is empty"),
         (b"\x80\x02cos\nsystem", "old PyTorch file"),
         (b"\xff" * 64, "truncated or no safetensors file"),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds .* but .* is expected"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "does not say what it holds, but"),
     ],
 )
 def test_a_hostile_file_is_listed_and_refused_by_name(host: Host, contents: bytes, words: str) -> None:

@@ -40,6 +40,7 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
     host: Host, miniature: Any, faces: Any, identity: Any
 ) -> None:
     before = weights(miniature)
+    flags = [one.requires_grad for one in miniature[0].model.parameters()]
     once, curve = polished(host, miniature, faces, identity)
     twice, _ = polished(host, miniature, faces, identity)
     other, _ = polished(host, miniature, faces, identity, seed=6)
@@ -47,7 +48,8 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
     after = weights(miniature)
     assert all(torch.equal(after[name], one) for name, one in before.items())
     assert not [name for name, module in miniature[0].model.named_modules() if "forward" in module.__dict__]
-    assert not [one for one in miniature[0].model.parameters() if one.requires_grad or one.grad is not None]
+    assert [one.requires_grad for one in miniature[0].model.parameters()] == flags
+    assert not [one for one in miniature[0].model.parameters() if one.grad is not None]
     assert curve.dim() == 4 and curve.shape[-1] == 3 and float(curve.std()) > 0.05
 
 
