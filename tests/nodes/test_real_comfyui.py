@@ -42,12 +42,12 @@ class Server:
     folder: Path
 
     def get(self, path: str) -> Any:
-        with urlopen(self.url + path, timeout=30) as answer:
+        with urlopen(self.url + path, timeout=300) as answer:
             return answer.read()
 
     def post(self, path: str, value: Any) -> Any:
         request = Request(self.url + path, json.dumps(value).encode(), {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as answer:
+        with urlopen(request, timeout=300) as answer:
             return json.loads(answer.read() or b"{}")
 
     def start(self, graph: Graph) -> str:
