@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -118,13 +119,18 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
+_drawings = count()
+
+
 def drawing(model: Any, clip: Any, steps: int = 4, **more: Any) -> Graph:
     """A picture of the miniature, drawn by core's nodes from this MODEL and CLIP."""
+    # Spaces at the end mean nothing to CLIP, but make ComfyUI draw again instead of answering from its cache.
+    prompt = "a sks face" + " " * next(_drawings)
     sampler = {"seed": 1, "steps": steps, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     ends = {"positive": ["prompt", 0], "negative": ["nothing", 0], "latent_image": ["empty", 0]}
     return {
         "base": node("HyperDreamLoadMiniature"),
-        "prompt": node("CLIPTextEncode", text="a sks face", clip=clip),
+        "prompt": node("CLIPTextEncode", text=prompt, clip=clip),
         "nothing": node("CLIPTextEncode", text="", clip=["base", 1]),
         "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
         "drawn": node("KSampler", model=model, **ends, **sampler),
@@ -183,9 +189,7 @@ def test_the_quickstart_merged_equals_live_and_the_next_prompt_is_the_base(serve
     assert np.abs(merged - live).max() <= 1
     for strength_zero in (applied(0.0), applied(0.0, mode="live")):
         assert np.array_equal(server.picture(strength_zero), before)
-    # Another prompt, so that the sampler really runs again.
-    again = server.picture(drawing(["base", 0], ["base", 1], other=node("HyperDreamLoadMiniature")))
-    assert np.array_equal(again, before)
+    assert np.array_equal(base_picture(server), before)
 
 
 def test_polishing_improves_repeats_and_leaves_the_base_alone(server: Server) -> None:
