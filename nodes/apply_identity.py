@@ -133,7 +133,7 @@ class ApplyIdentityAdvanced(io.ComfyNode):
 def _inputs() -> list[Any]:
     return [
         io.Model.Input("model", tooltip="The checkpoint to personalise, of the family the identity was made for."),
-        io.Clip.Input("clip", tooltip="Its text encoder."),
+        io.Clip.Input("clip", tooltip="Its text encoder, which reads the prompt."),
         IDENTITY.Input("identity", tooltip="From Predict, Polish, Load or Blend."),
         io.Float.Input(
             "strength",

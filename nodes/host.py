@@ -169,8 +169,12 @@ def family_of(model: Any) -> BaseFamily:
 
 def is_low_precision(model: Any) -> bool:
     """Whether merging a small change into the MODEL's weights would lose it: 8 bits or fewer."""
-    weights = (layer.weight for layer in unet_of(model).modules() if isinstance(layer, nn.Linear))
-    return any(weight is not None and weight.element_size() < 2 for weight in weights)
+    for layer in unet_of(model).modules():
+        weight = getattr(layer, "weight", None)
+        # ComfyUI's quantised layers name their format; others just hold small numbers.
+        if getattr(layer, "quant_format", None) or (isinstance(weight, Tensor) and weight.element_size() < 2):
+            return True
+    return False
 
 
 def percent_to_sigma(model: Any, percent: float) -> float:
@@ -306,9 +310,15 @@ def leave_inference_mode(network: nn.Module) -> None:
             comfy.utils.set_attr_param(network, name, weight.clone())
 
 
-def free_bytes(patcher: Any) -> int:
-    """Memory that is or could be made free on the patcher's device."""
-    return int(memory.get_free_memory(patcher.load_device)) + int(patcher.loaded_size())
+def room_beside(patcher: Any) -> float:
+    """Memory (bytes) that is or can be made free on the patcher's device, once its own weights are there."""
+    device = patcher.load_device
+    free = float(memory.get_free_memory(device))
+    if device.type == "cpu":
+        # There the weights are already, and nothing that is unloaded gives memory back.
+        return free
+    others = sum(one.model_loaded_memory() for one in memory.current_loaded_models if one.device == device)
+    return free + others - float(patcher.model_size())
 
 
 def say(text: str) -> None:

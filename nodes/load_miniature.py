@@ -30,8 +30,8 @@ class LoadMiniature(io.ComfyNode):
             inputs=[],
             outputs=[
                 io.Model.Output(tooltip="The miniature's UNet; it draws 64x64 px."),
-                io.Clip.Output(tooltip="Its text encoder."),
-                io.Vae.Output(tooltip="Its VAE."),
+                io.Clip.Output(tooltip="Its text encoder, which reads the prompt."),
+                io.Vae.Output(tooltip="Its VAE, which turns pictures into latents and back."),
             ],
         )
 

@@ -110,7 +110,7 @@ def bytes_needed(family: BaseFamily, size: int, batch: int, number_size: int, sa
 def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: int, options: PolishOptions) -> ComfyBase:
     model = loaded[0]
     number_size = torch.finfo(host.inference_dtype(model)).bits // 8
-    free = host.free_bytes(model) - model.model_size()
+    free = host.room_beside(model)
     fast, lean = (bytes_needed(family, size, batch, number_size, saves) for saves in (False, True))
     saves_memory = options.memory == "save memory" or (options.memory == "automatic" and fast > free)
     needed = lean if saves_memory else fast

@@ -86,8 +86,8 @@ class PolishIdentityAdvanced(io.ComfyNode):
 def _inputs() -> list[Any]:
     return [
         io.Model.Input("model", tooltip="The checkpoint the identity is for. Its weights stay as they are."),
-        io.Clip.Input("clip", tooltip="Its text encoder."),
-        io.Vae.Input("vae", tooltip="Its VAE."),
+        io.Clip.Input("clip", tooltip="Its text encoder, which reads the prompt."),
+        io.Vae.Input("vae", tooltip="Its VAE, which turns pictures into latents and back."),
         FACES.Input("faces", tooltip="From Prepare Face."),
         IDENTITY.Input(
             "identity",

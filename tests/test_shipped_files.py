@@ -15,9 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # The registry's scanner goes by words, not by meaning, and one finding hides a version from users.
 PYTHON_WORDS = re.compile(
     r"\bsubprocess\b|\bos\.system\b|\bos\.environ\b|\burllib\b|\brequests\.|\bimportlib\.import_module\b"
-    r"|\beval\(|\bexec\(|\btorch\.load\(|\bpickle|\.connect\(|\.send\("
+    r"|\beval\(|\bexec\(|\btorch\.load\(|\bpickle|\.connect\(|\.send\(|\.sendall\(|\bimport_module\b"
+    r"|__import__|(?<!\.)\bcompile\(|\bsocket\b|\bctypes\b|\bsqlite|\bmarshal\b|\bcryptography\b|\brm -rf\b"
 )
-SCRIPT_WORDS = re.compile(r"\beval\(|\.connect\(|\.send\(|\bXMLHttpRequest\b|\bWebSocket\b")
+SCRIPT_WORDS = re.compile(r"\beval\(|\.connect\(|\.send\(|\bXMLHttpRequest\b|\bWebSocket\b|\bnew Function\b|\batob\(")
+# Long unbroken runs of its letters look like hidden code, whatever they are.
+BASE64_BLOB = re.compile(r"[A-Za-z0-9+/=]{200,}")
 LONGEST_FILE = 400
 LARGEST_FILE = 32_000_000
 
@@ -80,14 +83,49 @@ def test_no_word_of_the_scanner_is_in_a_shipped_file(shipped: set[str]) -> None:
     assert not found
 
 
+def test_nothing_shipped_looks_like_hidden_code(shipped: set[str]) -> None:
+    readable = {".py", ".js", ".mjs", ".css", ".md", ".toml", ".txt"}
+    assert not {name for name in shipped if Path(name).suffix in readable and BASE64_BLOB.search(read(name))}
+    assert BASE64_BLOB.search("data:image/png;base64," + "iVBOR" * 50)
+
+
+def test_every_module_of_the_nodes_says_in_a_sentence_what_it_is(shipped: set[str]) -> None:
+    modules = {name: read(name) for name in shipped if name.startswith("nodes/") and name.endswith(".py")}
+    assert modules
+    assert not {name for name, source in modules.items() if not ast.get_docstring(ast.parse(source))}
+    assert not {name for name, source in modules.items() if "from __future__ import annotations" not in source}
+
+
+def test_the_registry_is_told_what_it_asks_for() -> None:
+    text = read("pyproject.toml")
+    for entry in ("[tool.comfy]", "PublisherId = ", "DisplayName = ", "requires-comfyui = "):
+        assert entry in text
+    assert "comfyui" not in text.partition('name = "')[2].partition('"')[0].lower()
+
+
 @pytest.mark.parametrize(
-    "line", ["import subprocess", "model.eval()", "os.environ['A']", "torch.load(path)", "s.send(x)"]
+    "line",
+    [
+        "import subprocess",
+        "model.eval()",
+        "os.environ['A']",
+        "torch.load(path)",
+        "s.send(x)",
+        "s.sendall(x)",
+        "import sqlite3",
+        "__import__('os')",
+        "import socket",
+        "compile(source)",
+    ],
 )
 def test_the_scan_knows_its_words(line: str) -> None:
     assert PYTHON_WORDS.search(line)
 
 
-@pytest.mark.parametrize("line", ["retrieval(x)", "model.train(False)", "executor.map(f)", "torch.load_state"])
+@pytest.mark.parametrize(
+    "line",
+    ["retrieval(x)", "model.train(False)", "executor.map(f)", "torch.load_state", "re.compile(r'a')", "websocket"],
+)
 def test_the_scan_does_not_stumble_over_others(line: str) -> None:
     assert not PYTHON_WORDS.search(line)
 

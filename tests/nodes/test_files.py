@@ -28,7 +28,8 @@ def test_what_is_saved_is_loaded(host: Host, identity: Any, portrait: Tensor) ->
     schema = host.module("").LoadIdentity.define_schema()
     assert schema.inputs[0].facts["options"] == ["sofia.safetensors"]
     (loaded,) = host.run("LoadIdentity", identity="sofia.safetensors")
-    assert difference(loaded, identity) < 1e-3 and loaded.made_by["notes"] == "from the beach"
+    # Stored in 16 bit.
+    assert difference(loaded, identity) < 3e-3 and loaded.made_by["notes"] == "from the beach"
     assert "notes" not in identity.made_by
 
 
@@ -62,7 +63,7 @@ def test_a_changed_file_is_noticed(host: Host, identity: Any) -> None:
         (b"", "is empty"),
         (b"\x80\x02cos\nsystem", "old PyTorch file"),
         (b"\xff" * 64, "truncated or no safetensors file"),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds .* but .* is expected"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "does not say what it holds, but"),
     ],
 )
 def test_a_hostile_file_is_listed_and_refused_by_name(host: Host, contents: bytes, words: str) -> None:

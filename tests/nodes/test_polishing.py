@@ -17,6 +17,11 @@ def weights(miniature: Any) -> dict[str, Tensor]:
     return {f"{part}.{name}": one.clone() for part, m in modules.items() for name, one in m.state_dict().items()}
 
 
+def unchanged(miniature: Any, before: dict[str, Tensor]) -> bool:
+    after = weights(miniature)
+    return all(torch.equal(after[name], one) for name, one in before.items())
+
+
 def polished(host: Host, miniature: Any, faces: Any, identity: Any = None, steps: int = 3, seed: int = 5) -> Any:
     model, clip, vae = miniature
     inputs = {"model": model, "clip": clip, "vae": vae, "faces": faces, "identity": identity}
@@ -40,14 +45,15 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
     host: Host, miniature: Any, faces: Any, identity: Any
 ) -> None:
     before = weights(miniature)
+    flags = [one.requires_grad for one in miniature[0].model.parameters()]
     once, curve = polished(host, miniature, faces, identity)
     twice, _ = polished(host, miniature, faces, identity)
     other, _ = polished(host, miniature, faces, identity, seed=6)
     assert same(once, twice) and not same(once, other) and not same(once, identity)
-    after = weights(miniature)
-    assert all(torch.equal(after[name], one) for name, one in before.items())
+    assert unchanged(miniature, before)
     assert not [name for name, module in miniature[0].model.named_modules() if "forward" in module.__dict__]
-    assert not [one for one in miniature[0].model.parameters() if one.requires_grad or one.grad is not None]
+    assert [one.requires_grad for one in miniature[0].model.parameters()] == flags
+    assert not [one for one in miniature[0].model.parameters() if one.grad is not None]
     assert curve.dim() == 4 and curve.shape[-1] == 3 and float(curve.std()) > 0.05
 
 
@@ -110,7 +116,7 @@ def test_stop_ends_the_prompt_and_keeps_the_best_so_far(
     (path,) = saved(host)
     (kept,) = host.run("LoadIdentity", identity=path.name)
     assert kept.made_by["finetune_steps"] == "2" and kept.made_by["stopped"] == "by the user"
-    assert all(torch.equal(weights(miniature)[name], one) for name, one in before.items())
+    assert unchanged(miniature, before)
 
 
 def test_stop_within_the_unet_is_noticed_as_well(
@@ -150,7 +156,7 @@ def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
     assert asked == host.module("polish").bytes_needed(family, 64, 4, 4, False) > 1e6
     memory.free = 1e5
     memory.loaded.clear()
-    with pytest.raises(host.core("errors").ConfigError, match="needs about .* GB beside the model"):
+    with pytest.raises(host.core("errors").ConfigError, match=r"needs about .* GB beside the model"):
         polished(host, miniature, faces, steps=1)
     assert not memory.loaded
 
