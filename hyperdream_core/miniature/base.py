@@ -7,7 +7,6 @@ picture (its error is divided by sqrt(alpha_bar) = 0.07), while v stays well sca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,31 +27,22 @@ TEXT_WIDTH = MINIATURE.text_encoders[0].width
 SCHEDULE = {**SD_SCHEDULE, "prediction_type": "v_prediction"}
 
 
-def new_unet(latent_channels: int = LATENT_CHANNELS) -> Any:
-    """An untrained `diffusers.UNet2DConditionModel` of SD 1.x's topology: two layers a block, 8 heads."""
+def new_unet() -> Any:
+    """An untrained `diffusers.UNet2DConditionModel` of SD 1.x's topology: four blocks, 8 heads; one layer a block."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=MINIATURE.picture_size // MINIATURE.vae_factor,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         block_out_channels=BLOCK_CHANNELS,
-        layers_per_block=2,
+        layers_per_block=MINIATURE.unet.layers_per_block,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=8,
         norm_num_groups=32,
     )
-
-
-def grown(state: Mapping[str, Tensor], unet: Any) -> dict[str, Tensor]:
-    """Weights of a UNet of fewer latent channels for one of more: it ignores the new ones and predicts 0 for them."""
-    weights = {}
-    for name, wanted in unet.state_dict().items():
-        weights[name] = torch.zeros_like(wanted)
-        weights[name][tuple(slice(size) for size in state[name].shape)] = state[name]
-    return weights
 
 
 def new_text_encoder(width: int = TEXT_WIDTH) -> Any:
@@ -86,7 +76,7 @@ class BaseBatch:
 class BaseObjective(nn.Module):
     """Mean square error of v over noise levels drawn with a lean towards noise."""
 
-    def __init__(self, unet: Any, text_encoder: Any, tokenizer: Any, noise_power: float = 1.4) -> None:
+    def __init__(self, unet: Any, text_encoder: Any, tokenizer: Any, noise_power: float = 1.2) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.tokenizer, self.noise_power = unet, text_encoder, tokenizer, noise_power
         self.alpha_bar: Tensor

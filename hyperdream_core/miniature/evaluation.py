@@ -46,7 +46,7 @@ METHODS = ("ceiling", "other people", "copy", "base", "prediction", "wrong refer
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(GuidanceConfig):
-    """Settings of one trial on the miniature."""
+    """Settings of one trial on the miniature. The row `base` is guided plainly, whatever the guidance of the others."""
 
     people: int = 100
     """Unseen people."""
@@ -57,8 +57,6 @@ class EvaluateConfig(GuidanceConfig):
     `prediction k=N` refines N times."""
     sample_steps: int = 15
     """Denoising steps."""
-    guidance_scale: float = 2.5
-    """How far every row follows its prompt; the row `base` does so plainly, whatever the guidance of the others."""
     population: str = "test"
     """`test` for figures to report, `validation` for choosing settings."""
     seed: int = 3

@@ -44,14 +44,14 @@ class _Portrait:
     def __init__(self, canvas: Canvas, x: Tensor, y: Tensor, people: People, context: Context, view: View) -> None:
         self.canvas, self.x, self.y, self.people, self.context, self.view = canvas, x, y, people, context, view
         t = people.trait
-        self.width = t("face_width", 0.40, 0.54)
-        self.length = t("face_length", 0.50, 0.64)
-        self.middle = -0.08 + (self.length - 0.57) * 0.3
+        self.width = t("face_width", 0.44, 0.64)
+        self.length = t("face_length", 0.54, 0.72)
+        self.middle = -0.07 + (self.length - 0.63) * 0.3
         self.top, self.chin = self.middle - self.length, self.middle + self.length
         turn = view.turn.reshape(-1, 1, 1)
         self.face_x = 0.16 * turn
-        self.eye_y = self.middle + t("eye_height", -0.09, 0.03)
-        self.eye_dx = t("eye_spacing", 0.155, 0.235)
+        self.eye_y = self.middle + t("eye_height", -0.11, 0.04)
+        self.eye_dx = t("eye_spacing", 0.185, 0.275)
         tone = people.traits[:, TRAITS.index("skin_tone")]
         warmth = people.trait("skin_warmth", -0.05, 0.05).reshape(-1, 1)
         self.skin = (blend(SKIN, tone) + warmth * torch.tensor([1.0, 0.1, -1.2])).clamp(0.0, 1.0)
@@ -69,6 +69,7 @@ class _Portrait:
         self._skin_details()
         self._beard()
         self._eyes()
+        self._tears()
         self._brows()
         self._nose()
         self._mouth()
@@ -97,7 +98,7 @@ class _Portrait:
 
     def _hair_behind(self) -> None:
         t, c = self.people.trait, self.canvas
-        volume = t("hair_volume", 0.05, 0.15)
+        volume = t("hair_volume", 0.04, 0.18)
         bottom = t("hair_length", 0.30, 0.80)
         mane = box(self.x, self.y - (bottom + self.top - 0.1) * 0.5, self.width + volume + 0.04,
                    (bottom - self.top + 0.1) * 0.5, 0.36)  # fmt: skip
@@ -140,13 +141,13 @@ class _Portrait:
             cheek = (self.x - self.face_x - side * (self.eye_dx + 0.05)) ** 2 + (self.y - self.eye_y - 0.25) ** 2
             c.paint(0.22 * torch.exp(-cheek * 55.0), blush)
         amount = ((t("freckles") - 0.6) / 0.4).clamp(0.0, 1.0)
-        u, v = (self.x - self.face_x) * 17.0, (self.y - self.eye_y - 0.2) * 17.0
+        u, v = (self.x - self.face_x) * 12.0, (self.y - self.eye_y - 0.2) * 12.0
         dots = (torch.sin(u + 0.6 * torch.sin(v)) * torch.sin(v + 0.5 * torch.sin(u)) - 0.35).clamp(0.0, 0.5)
         band = torch.exp(-((self.y - self.eye_y - 0.2) ** 2) * 40.0 - (self.x - self.face_x) ** 2 * 8.0)
         c.shade(dots * band * amount * c.cover(self.head), 0.15)
         has_mole = (t("mole_x") > 0.5).float()
         where_x = self.face_x + (t("mole_x", -0.9, 0.9) - 0.45) * 0.62
-        mole = ellipse(self.x - where_x, self.y - self.middle - t("mole_y", -0.02, 0.42), 0.035, 0.035)
+        mole = ellipse(self.x - where_x, self.y - self.middle - t("mole_y", -0.02, 0.42), 0.05, 0.05)
         c.paint(c.cover(mole) * has_mole, self.skin * 0.28)
 
     def _beard(self) -> None:
@@ -154,19 +155,19 @@ class _Portrait:
         beard = self.people.beard.reshape(-1, 1, 1)
         mouth_y, x = self._mouth_height(), self.x - self.face_x
         jaw = torch.maximum(self.head + 0.005, -(self.y - mouth_y + 0.10 - 0.9 * (x.abs() - 0.15).clamp(min=0.0) * 0.4))
-        jaw = torch.maximum(jaw, -ellipse(x, self.y - mouth_y + 0.02, 0.13, 0.055))
+        jaw = torch.maximum(jaw, -ellipse(x, self.y - mouth_y + 0.02, 0.17, 0.07))
         c.paint(c.cover(jaw, 3.0) * (beard == 3), self.hair * 0.85)
         c.paint(c.cover(jaw, 8.0) * (beard == 4) * 0.38, self.hair * 0.6)
-        goatee = ellipse(x, self.y - self.chin + 0.07, 0.15, 0.13)
+        goatee = ellipse(x, self.y - self.chin + 0.07, 0.18, 0.15)
         c.paint(c.cover(goatee, 2.0) * (beard == 2), self.hair * 0.85)
-        moustache = arc(x, self.y - mouth_y + 0.035, 0.20, -0.075, 0.045)
+        moustache = arc(x, self.y - mouth_y + 0.05, 0.26, -0.09, 0.055)
         c.paint(c.cover(moustache) * ((beard >= 1) & (beard <= 3)).float(), self.hair * 0.8)
 
     def _eyes(self) -> None:
         t, c = self.people.trait, self.canvas
         calm, smiling, sad, surprised = self.expression
-        openness = calm + 0.72 * smiling + 0.80 * sad + 1.45 * surprised
-        half = t("eye_size", 0.080, 0.118)
+        openness = calm + 0.72 * smiling + 0.70 * sad + 1.45 * surprised
+        half = t("eye_size", 0.095, 0.150)
         height = half * 0.62 * openness
         iris_colour = palette(EYE_COLOURS, self.people.eye_colour)
         white = torch.full((len(self.people), 3), 0.97)
@@ -182,56 +183,63 @@ class _Portrait:
             radius = half * 0.60
             c.paint(c.cover(ellipse(x - gaze, y, radius, radius)) * shape, iris_colour)
             c.paint(c.cover(ellipse(x - gaze, y, radius * 0.5, radius * 0.5)) * shape, ink)
-            c.paint(c.cover(ellipse(x - gaze - 0.022, y + 0.024, 0.018, 0.018)) * shape, white)
-            lid = arc(x, y, half * 1.12, -height * 1.05, 0.024)
+            c.paint(c.cover(ellipse(x - gaze - 0.022, y + 0.024, 0.022, 0.022)) * shape, white)
+            lid = arc(x, y, half * 1.12, -height * 1.05, 0.030)
             c.paint(c.cover(lid), ink)
+
+    def _tears(self) -> None:
+        sad = self.expression[2]
+        for side in (-1.0, 1.0):
+            x = self.x - self.face_x - side * (self.eye_dx + 0.03)
+            drop = box(x, self.y - self.eye_y - 0.20, 0.045, 0.12, 0.045)
+            self.canvas.paint(self.canvas.cover(drop) * sad, torch.tensor([0.45, 0.78, 0.98]).expand(len(sad), 3))
 
     def _brows(self) -> None:
         t, c = self.people.trait, self.canvas
         _, smiling, sad, surprised = self.expression
         lift = 0.10 * surprised + 0.015 * smiling
-        height = self.eye_y - t("brow_height", 0.135, 0.205) - lift
-        slope = t("brow_angle", -0.28, 0.28) + 0.42 * sad
+        height = self.eye_y - t("brow_height", 0.165, 0.245) - lift
+        slope = t("brow_angle", -0.28, 0.28) + 0.50 * sad
         for side in (-1.0, 1.0):
             x = self.x - self.face_x - side * self.eye_dx * 1.02
             y = self.y - height - side * x * slope
-            brow = arc(x, y, 0.130, -0.035 - 0.03 * surprised, t("brow_thickness", 0.016, 0.046))
+            brow = arc(x, y, 0.160, -0.04 - 0.03 * surprised, t("brow_thickness", 0.018, 0.062))
             c.paint(c.cover(brow), self.hair * 0.62)
 
     def _nose(self) -> None:
         t, c = self.people.trait, self.canvas
-        width, tip = t("nose_width", 0.055, 0.110), self.eye_y + t("nose_length", 0.20, 0.31)
+        width, tip = t("nose_width", 0.060, 0.140), self.eye_y + t("nose_length", 0.20, 0.34)
         x = self.x - self.face_x * 1.35
         bridge = torch.exp(-((x - 0.022) ** 2) * 900.0) * ((self.y - self.eye_y - 0.03) > 0) * (self.y < tip)
         c.shade(bridge.float() * 0.30, 0.72)
-        ball = ellipse(x, self.y - tip + 0.01, width, 0.052)
+        ball = ellipse(x, self.y - tip + 0.01, width, 0.060)
         c.paint(c.cover(ball, 2.5) * 0.55, self.skin * 0.90)
-        c.paint(c.cover(arc(x, self.y - tip - 0.012, width * 1.1, 0.038, 0.017)), self.skin * 0.52)
+        c.paint(c.cover(arc(x, self.y - tip - 0.012, width * 1.1, 0.042, 0.021)), self.skin * 0.52)
         c.paint(0.5 * torch.exp(-((x + 0.012) ** 2 + (self.y - tip + 0.035) ** 2) * 1200.0), self.skin * 0.3 + 0.7)
 
     def _mouth_height(self) -> Tensor:
-        nose = self.eye_y + self.people.trait("nose_length", 0.20, 0.31)
+        nose = self.eye_y + self.people.trait("nose_length", 0.20, 0.34)
         return nose + (self.chin - nose) * 0.42
 
     def _mouth(self) -> None:
         t, c = self.people.trait, self.canvas
         calm, smiling, sad, surprised = self.expression
-        half = t("mouth_width", 0.115, 0.195) * (calm + 1.22 * smiling + 0.95 * sad + 0.55 * surprised)
-        bend = 0.012 * calm + 0.095 * smiling - 0.075 * sad
-        full = t("lip_fullness", 0.022, 0.050)
+        half = t("mouth_width", 0.135, 0.245) * (calm + 1.20 * smiling + 0.95 * sad + 0.55 * surprised)
+        bend = 0.012 * calm + 0.120 * smiling - 0.110 * sad
+        full = t("lip_fullness", 0.025, 0.062)
         lip = self.skin * torch.tensor([0.80, 0.50, 0.50])
         x, y = self.x - self.face_x, self.y - self._mouth_height() + 0.4 * bend
         c.paint(c.cover(arc(x, y, half, bend, full)) * (1.0 - surprised), lip)
         smile = torch.maximum(arc(x, y, half * 0.86, bend * 1.35, full * 0.2 + 0.05), -(y - bend * 0.35))
         c.paint(c.cover(smile) * smiling, torch.full((len(self.people), 3), 0.96))
-        c.paint(c.cover(arc(x, y, half * 0.95, bend, 0.011)) * (1.0 - surprised), self.skin * 0.22)
-        ring = ellipse(x, y, half + full * 0.6, 0.085 + full * 0.6)
+        c.paint(c.cover(arc(x, y, half * 0.95, bend, 0.014)) * (1.0 - surprised), self.skin * 0.22)
+        ring = ellipse(x, y, half + full * 0.6, 0.105 + full * 0.6)
         c.paint(c.cover(ring) * surprised, lip)
-        c.paint(c.cover(ellipse(x, y, half * 0.72, 0.072)) * surprised, self.skin * 0.16)
+        c.paint(c.cover(ellipse(x, y, half * 0.72, 0.090)) * surprised, self.skin * 0.16)
 
     def _hair_in_front(self) -> None:
         t, c = self.people.trait, self.canvas
-        volume = t("hair_volume", 0.05, 0.15)
+        volume = t("hair_volume", 0.04, 0.18)
         line = self.top + t("hairline", 0.16, 0.30)
         cap = ellipse(self.x, self.y - self.middle, self.width + volume * 0.55, self.length + volume)
         x = self.x - 0.6 * self.face_x

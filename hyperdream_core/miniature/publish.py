@@ -51,12 +51,10 @@ def publish(recipe: Recipe, target: Path) -> None:
 
 
 def _forget_origin(config: Path) -> None:
-    """Take out what diffusers adds: the folder of origin, and in a tiny autoencoder what it warns about on reading."""
+    """Take out the folder of origin, which diffusers adds."""
     entries = json.loads(config.read_text(encoding="utf-8"))
-    unwanted = {"_name_or_path", *(["block_out_channels"] if entries.get("_class_name") == "AutoencoderTiny" else [])}
-    if unwanted & entries.keys():
-        kept = {name: value for name, value in entries.items() if name not in unwanted}
-        config.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    if entries.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 def write_manifest(target: Path) -> None:
@@ -89,9 +87,9 @@ OpenAI CLIP's (MIT).
 ## What is trained
 
 - **Base** (`base/`; `hyperdream miniature build` also writes it as a single file): UNet of SD 1.x topology, 96 to 128
-  channels, v-prediction, 64 px; CLIP text encoder of width 64; VAE of factor 8 with 32 latent channels, its encoder
-  solved for (principal components), its decoder trained. Trained on {sizes[people]} people and {sizes[pets]} pets,
-  {sizes[contexts]} pictures of each: first on the 16 strongest latent channels, then on all of them.
+  channels, one layer a block, v-prediction, 64 px; CLIP text encoder of width 64; VAE of factor 8 with 32 latent
+  channels, its encoder solved for (principal components of patches), its decoder trained from the inverse on. Trained
+  on {sizes[people]} people and {sizes[pets]} pets, {sizes[contexts]} pictures of each.
 - **Predictor** (`hypernetwork.safetensors`): trained end to end through the frozen base on the same people. Its image
   encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels,
   which real photographs do not have.

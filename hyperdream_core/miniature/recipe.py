@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from ..config import config_to_json
 from ..pipelines.training import TrainingConfig, launch
 from . import stages
-from .autoencoder import LATENT_CHANNELS, PATCH, new_autoencoder, patch_kernel, solve_encoder_
+from .autoencoder import LATENT_CHANNELS, new_autoencoder, patch_kernel
 from .base import tokenizer_folder
 from .corpus import CHUNK, SEEDS, Corpus, build_corpus
+from .patch_codec import PATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,25 +40,21 @@ class RecipeConfig:
     """Other people, for the judges."""
     judge_contexts: int = 10
     """Pictures of each of those."""
-    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, learning_rate=2e-3))
+    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=900, learning_rate=1e-3, warmup=30))
     """Training of the VAE's decoder; 16 crops a step and process."""
-    main_base: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=2200, learning_rate=1.6e-3))
-    """Training of text encoder and UNet on the main channels of the latents; 64 latents a step and process."""
-    base: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=1000, learning_rate=1.2e-3, warmup=50, seed=1)
-    )
-    """Training that goes on from there with all channels; likewise."""
+    base: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=7000, learning_rate=1e-3))
+    """Training of text encoder and UNet; 32 latents a step and process."""
     identity_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=800, learning_rate=1.5e-3, warmup=30)
+        default_factory=lambda: TrainingConfig(steps=700, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the identity judge; 64 people a step and process."""
     attribute_judge: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=600, learning_rate=1.5e-3, warmup=30)
+        default_factory=lambda: TrainingConfig(steps=400, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the attribute judge; 64 pictures a step and process."""
-    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1000, learning_rate=1.5e-3, warmup=50))
+    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=800, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
-    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=1300, learning_rate=6e-4))
+    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=3000, learning_rate=8e-4))
     """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
     processes: int = 2
     """Processes that average their gradients; one thread each."""
@@ -68,7 +65,7 @@ class RecipeConfig:
 def quick() -> RecipeConfig:
     """The whole recipe at toy scale, for its tests: seconds, and weights that know nothing."""
     short = TrainingConfig(steps=2, warmup=1, save_every=1)
-    stages_ = ("decoder", "main_base", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork")
+    stages_ = ("decoder", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork")
     sizes = {"people": 24, "contexts": 2, "pets": 6, "judge_people": 8, "judge_contexts": 3, "processes": 1}
     return RecipeConfig(**sizes, **dict.fromkeys(stages_, short))  # type: ignore[arg-type]
 
@@ -94,15 +91,13 @@ class Recipe:
         return build_corpus(path, noun, subjects, contexts, seed, references=references, progress=self.progress)
 
     def encoder_only(self) -> Any:
-        """The VAE with its solved encoder and an untrained decoder."""
+        """The VAE with its solved encoder and a linear decoder."""
         path = self.folder / "encoder-only"
         if not path.exists():
             pictures = self.corpus("faces").pictures.reshape(-1, *self.corpus("faces").pictures.shape[2:])
             sample = torch.from_numpy(pictures[:: 1 + len(pictures) // 1024].copy()).float() / 255.0
             torch.manual_seed(0)
-            model = new_autoencoder()
-            solve_encoder_(model, sample)
-            model.save_pretrained(path)
+            new_autoencoder(sample).save_pretrained(path)
         return stages.load_autoencoder(path)
 
     def autoencoder(self) -> Any:
@@ -128,15 +123,9 @@ class Recipe:
             np.save(path, codes.reshape(subjects, contexts, *codes.shape[1:]))
         return np.load(path)
 
-    def main_base(self) -> Path:
-        """Folder of the coarse base, which knows the main channels of the latents."""
-        self.latents("faces"), self.latents("pets")
-        self._stage("main-base", stages.train_main_base)
-        return self.folder / "main-base"
-
     def base(self) -> Path:
         """The base in the diffusers folder layout, float32."""
-        self.main_base()
+        self.latents("faces"), self.latents("pets")
         self._stage("base", stages.train_base)
         return self.folder / "base"
 

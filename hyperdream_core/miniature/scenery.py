@@ -111,18 +111,18 @@ def paint_accessories(canvas: Canvas, x: Tensor, y: Tensor, frame: HeadFrame, ac
 def _glasses(canvas: Canvas, x: Tensor, y: Tensor, frame: HeadFrame, colour: Tensor) -> None:
     dark = _colour(canvas, 0.10, 0.10, 0.13)
     for side in (-1.0, 1.0):
-        lens = box(x - frame.face_x - side * frame.eye_spacing, y - frame.eye_height, 0.155, 0.13, 0.07)
+        lens = box(x - frame.face_x - side * frame.eye_spacing, y - frame.eye_height, 0.175, 0.15, 0.08)
         canvas.paint(canvas.cover(lens) * 0.18, _colour(canvas, 0.75, 0.88, 1.0))
         canvas.paint(canvas.cover(lens.abs() - 0.022), dark)
-        arm_x = (frame.eye_spacing + 0.155 + frame.half_width) * 0.5
+        arm_x = (frame.eye_spacing + 0.18 + frame.half_width) * 0.5
         arm = box(
             x - side * arm_x - 0.5 * frame.face_x,
             y - frame.eye_height + 0.02,
-            (frame.half_width - frame.eye_spacing - 0.155).clamp(min=0.01) * 0.5 + 0.02,
+            (frame.half_width - frame.eye_spacing - 0.18).clamp(min=0.01) * 0.5 + 0.02,
             0.016,
         )
         canvas.paint(canvas.cover(arm), dark)
-    bridge = box(x - frame.face_x, y - frame.eye_height + 0.01, frame.eye_spacing - 0.145, 0.02)
+    bridge = box(x - frame.face_x, y - frame.eye_height + 0.01, (frame.eye_spacing - 0.17).clamp(min=0.02), 0.02)
     canvas.paint(canvas.cover(bridge), dark)
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from ..models.hypernetwork import Hypernetwork, HypernetworkConfig
 from ..models.image_encoder import ConvImageEncoder, ImageFeatures, RegressionHead, build_image_encoder
-from ..pipelines.loading import load_base
+from ..pipelines.loading import load_base, load_vae
 from ..pipelines.stored_hypernetwork import save_hypernetwork
 from ..pipelines.train_hypernetwork import HypernetworkBatch, HypernetworkObjective
-from ..pipelines.training import TrainingConfig, is_main_process, train
+from ..pipelines.training import is_main_process, train
 from . import autoencoder as vae
-from .base import SCHEDULE, BaseObjective, draw_base_batch, drop_captions, grown, new_text_encoder, new_unet
+from .base import SCHEDULE, BaseObjective, draw_base_batch, drop_captions, new_text_encoder, new_unet
 from .captions import Context
 from .judges import AttributeJudge, AttributeObjective, IdentityJudge, IdentityObjective
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 HYPERNETWORK = HypernetworkConfig(
-    family="miniature", down_dim=40, up_dim=80, width=128, image_encoder={"kind": "conv", "image_size": 128}
+    family="miniature", down_dim=48, up_dim=96, width=128, image_encoder={"kind": "conv", "image_size": 128}
 )
 """The miniature's predictor: rank 1, four passes of two decoder layers. Its bases are a little smaller than usual, so
 that a polished identity of rank 3 stays below 100 KB; its encoder sees 8x8 tokens, at twice the base's size."""
@@ -36,9 +36,7 @@ that a polished identity of rank 3 stays below 100 KB; its encoder sees 8x8 toke
 
 def load_autoencoder(folder: Path) -> Any:
     """A VAE of the recipe, frozen."""
-    from diffusers import AutoencoderTiny
-
-    return AutoencoderTiny.from_pretrained(folder).train(False).requires_grad_(False)
+    return load_vae(folder, torch.float32).train(False).requires_grad_(False)
 
 
 def train_decoder(recipe: Recipe) -> None:
@@ -61,53 +59,25 @@ def train_decoder(recipe: Recipe) -> None:
         _publish(recipe.folder / "autoencoder", model.save_pretrained)
 
 
-def train_main_base(recipe: Recipe) -> None:
-    """Text encoder and UNet for the main channels of the latents: a coarse base that knows what captions say."""
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    unet, text_encoder = new_unet(vae.MAIN_CHANNELS), new_text_encoder()
-    _train_base(recipe, unet, text_encoder, recipe.config.main_base, "main-base")
-
-    def save(path: Path) -> None:
-        path.mkdir()
-        for name, network in (("unet", unet), ("text_encoder", text_encoder)):
-            save_file({key: t.contiguous() for key, t in network.state_dict().items()}, path / f"{name}.safetensors")
-
-    if is_main_process():
-        _publish(recipe.folder / "main-base", save)
-
-
 def train_base(recipe: Recipe) -> None:
-    """The coarse base taught all channels; saved as a diffusers pipeline."""
-    from safetensors.torch import load_file
-    from transformers import CLIPTokenizer
-
-    unet, text_encoder = new_unet(), new_text_encoder()
-    unet.load_state_dict(grown(load_file(recipe.main_base() / "unet.safetensors"), unet))
-    text_encoder.load_state_dict(load_file(recipe.main_base() / "text_encoder.safetensors"))
-    _train_base(recipe, unet, text_encoder, recipe.config.base, "base")
-    if is_main_process():
-        vae_, tokenizer = recipe.encoder_only(), CLIPTokenizer.from_pretrained(recipe.tokenizer())
-        _publish(recipe.folder / "base", lambda path: save_pipeline(path, vae_, unet, text_encoder, tokenizer))
-
-
-def _train_base(recipe: Recipe, unet: Any, text_encoder: Any, config: TrainingConfig, name: str) -> None:
-    """On latents and captions of faces and pets; the UNet's channels are the first ones of the latents."""
+    """Text encoder and UNet, on latents and captions of faces and pets; saved as a diffusers pipeline."""
     from transformers import CLIPTokenizer
 
     torch.set_num_threads(1)
-    sources = [
-        (recipe.corpus(kind), recipe.latents(kind)[:, :, : unet.config.in_channels], noun)
-        for kind, noun in (("faces", "face"), ("pets", "pet"))
-    ]
+    sources = [(recipe.corpus(kind), recipe.latents(kind), noun) for kind, noun in (("faces", "face"), ("pets", "pet"))]
+    torch.manual_seed(0)
+    unet, text_encoder = new_unet(), new_text_encoder()
+    tokenizer = CLIPTokenizer.from_pretrained(recipe.tokenizer())
 
     def draw(generator: torch.Generator) -> Any:
-        return draw_base_batch(sources, 64, generator)
+        return draw_base_batch(sources, 32, generator)
 
-    tokenizer = CLIPTokenizer.from_pretrained(recipe.tokenizer())
     objective = BaseObjective(unet, text_encoder, tokenizer)
-    train(objective, draw, config, recipe.folder / f"{name}.checkpoint.safetensors", recipe.progress)
+    checkpoint = recipe.folder / "base.checkpoint.safetensors"
+    train(objective, draw, recipe.config.base, checkpoint, recipe.progress)
+    if is_main_process():
+        vae_ = recipe.encoder_only()
+        _publish(recipe.folder / "base", lambda path: save_pipeline(path, vae_, unet, text_encoder, tokenizer))
 
 
 def save_pipeline(path: Path, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any) -> None:
@@ -232,7 +202,7 @@ def train_hypernetwork(recipe: Recipe) -> None:
     torch.manual_seed(recipe.config.seed)
     hypernetwork = Hypernetwork(HYPERNETWORK)
     hypernetwork.encoder.load_state_dict(load_encoder(recipe.encoder()).state_dict())
-    objective = HypernetworkObjective(hypernetwork, base)
+    objective = HypernetworkObjective(hypernetwork, base, noise_power=1.5)
     subjects, pictures = 12, 3
 
     def draw(generator: torch.Generator) -> HypernetworkBatch:

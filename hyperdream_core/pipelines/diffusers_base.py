@@ -150,7 +150,7 @@ def _at_once(pixels: int) -> int:
 
 
 def _code(encoded: Any) -> Tensor:
-    """The latents of a KL autoencoder, the posterior's mean, or of one without a posterior."""
+    """The latents of a KL autoencoder, the posterior's mean, or of one without a posterior (DC, tiny)."""
     posterior = getattr(encoded, "latent_dist", None)
-    code: Tensor = encoded.latents if posterior is None else posterior.mean
+    code: Tensor = posterior.mean if posterior is not None else next(iter(encoded.values()))
     return code

@@ -15,7 +15,7 @@ from ..ops.guidance import PRESETS, BranchWeights, Dials, branch_weights, preset
 class GuidanceConfig:
     """Settings of how the base and the adapter take part in a picture."""
 
-    guidance: Literal["plain", "hybrid", "base-null", "mix", "blend", "reference-null", "weights"] = "plain"
+    guidance: Literal["plain", "hybrid", "base-null", "mix", "blend", "reference-null", "weights"] = "base-null"
     """Which predictions are mixed at each step. plain: the personalised model's with and without the prompt. hybrid:
     the base's guidance at base_scale, and subject_scale times the way from the base to the personalised model.
     base-null: as plain, but away from the base. mix: guidance at base_scale towards base and subject, of which

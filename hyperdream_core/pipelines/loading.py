@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ __all__ = ["MINIATURE", "DiffusersBase", "alphas_cumprod_of", "base_family", "fi
 
 MINIATURE = "miniature"
 
+_LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 _OLD_WEIGHTS = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -157,23 +159,19 @@ def _place(path: str | Path) -> Path:
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTokenizer
 
     family = base_family(folder)
     names = [encoder.name for encoder in family.text_encoders]
-    variants = {name: _variant(_weight_files(folder / name)) for name in ("unet", "vae")}
-    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     try:
-        vae_config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
-        vae_class = AutoencoderTiny if vae_config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
         scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
         return DiffusersBase(
             family=family,
             unet=UNet2DConditionModel.from_pretrained(
-                folder / "unet", variant=variants["unet"], torch_dtype=dtype, **options
+                folder / "unet", variant=_variant(_weight_files(folder / "unet")), torch_dtype=dtype, **_LOCAL
             ),
-            vae=vae_class.from_pretrained(folder / "vae", variant=variants["vae"], torch_dtype=dtype, **options),
+            vae=load_vae(folder / "vae", dtype),
             text_encoders=tuple(_load_text_encoder(folder / name, dtype) for name in names),
             tokenizers=tuple(
                 CLIPTokenizer.from_pretrained(folder / name.replace("text_encoder", "tokenizer"), local_files_only=True)
@@ -188,6 +186,25 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
             f"is not a complete diffusers folder ({error}), but unet, vae, text_encoder, tokenizer and scheduler are "
             "expected; download it again",
         ) from error
+
+
+def load_vae(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The VAE in a diffusers folder: an AutoencoderKL, AutoencoderTiny or, as the miniature's, AutoencoderDC."""
+    from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    name, files = config.get("_class_name"), _weight_files(folder)
+    if name == "AutoencoderDC":
+        # Not by from_pretrained, which warns of `block_out_channels`, an entry that is there for pipelines.
+        known = {key: config[key] for key in signature(AutoencoderDC).parameters if key in config}
+        tensors = {key: tensor.to(dtype) for key, tensor in load_file(files[-1]).items()}
+        deep: Any = fill_model(files[-1], AutoencoderDC, known, tensors)
+        deep.register_to_config(block_out_channels=config["block_out_channels"])
+        return cast("nn.Module", deep)
+    kind = AutoencoderTiny if name == "AutoencoderTiny" else AutoencoderKL
+    vae: nn.Module = kind.from_pretrained(folder, variant=_variant(files), torch_dtype=dtype, **_LOCAL)
+    return vae
 
 
 def _load_text_encoder(folder: Path, dtype: torch.dtype) -> nn.Module:

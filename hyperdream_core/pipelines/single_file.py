@@ -5,8 +5,8 @@ Sizes are read from the tensors themselves and the rest from the family; diffuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from .loading import DiffusersBase, alphas_cumprod_of, fill_model, tensor_shapes
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
-TINY_ENCODER, TINY_DECODER = f"{VAE}taesd_encoder.", f"{VAE}taesd_decoder."
 Shapes = Mapping[str, tuple[int, ...]]
 
 SCHEDULE = {
@@ -115,18 +114,25 @@ def vae_config(family: BaseFamily, shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def tiny_vae_config(family: BaseFamily, shapes: Shapes) -> dict[str, Any]:
-    """diffusers' configuration of the tiny autoencoder (TAESD) whose tensors have these shapes."""
-    encoder_blocks, decoder_blocks = _tiny_blocks(shapes, TINY_ENCODER), _tiny_blocks(shapes, TINY_DECODER)
-    width, latent_channels = shapes[f"{TINY_DECODER}1.weight"][:2]
-    return {
-        "encoder_block_out_channels": (width,) * len(encoder_blocks),
-        "decoder_block_out_channels": (width,) * len(decoder_blocks),
-        "num_encoder_blocks": encoder_blocks,
-        "num_decoder_blocks": decoder_blocks,
-        "latent_channels": latent_channels,
+def deep_vae_config(family: BaseFamily, shapes: Shapes) -> dict[str, Any]:
+    """diffusers' configuration of the miniature's AutoencoderDC, under diffusers' names, with these shapes."""
+    config: dict[str, Any] = {
+        "latent_channels": family.latent_channels,
         "scaling_factor": family.scaling_factor,
+        "encoder_out_shortcut": False,
     }
+    for part, side in (("encoder", "down"), ("decoder", "up")):
+        end = {"encoder": "conv_out", "decoder": "conv_in"}[part]
+        # The encoder's deepest level has a width but no layers, so no tensors.
+        deepest = shapes[f"{VAE}{part}.{end}.weight"][1 if part == "encoder" else 0]
+        widths, layers = [], []
+        for level in range(_count(shapes, f"{VAE}{part}.{side}_blocks.") + (part == "encoder")):
+            found = [name for name in shapes if re.match(rf"{VAE}{part}\.{side}_blocks\.{level}\.\d+\.conv1\.w", name)]
+            widths.append(shapes[found[0]][0] if found else deepest)
+            layers.append(len(found))
+        config[f"{part}_block_out_channels"], config[f"{part}_layers_per_block"] = tuple(widths), tuple(layers)
+        config[f"{part}_qkv_multiscales"] = ((),) * len(widths)
+    return config
 
 
 def text_config(encoder: TextEncoderShape, shapes: Shapes) -> Any:
@@ -158,20 +164,12 @@ def _load_unet(path: Path, family: BaseFamily, shapes: Shapes, tensors: dict[str
 
 
 def _load_vae(path: Path, family: BaseFamily, shapes: Shapes, tensors: dict[str, Tensor]) -> nn.Module:
-    from diffusers import AutoencoderKL, AutoencoderTiny
+    from diffusers import AutoencoderDC, AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    if any(name.startswith(TINY_DECODER) for name in tensors):
-        # The decoder's first module, a clamp, is not among diffusers' layers.
-        parts = {"encoder": (TINY_ENCODER, 0), "decoder": (TINY_DECODER, 1)}
-        converted = {
-            f"{part}.layers.{int(index) - shift}.{rest}": tensor
-            for part, (prefix, shift) in parts.items()
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-            for index, rest in [name[len(prefix) :].split(".", 1)]
-        }
-        return fill_model(path, AutoencoderTiny, tiny_vae_config(family, shapes), converted)
+    if f"{VAE}decoder.up_blocks.0.0.conv.weight" in shapes:
+        plain = {name.removeprefix(VAE): tensor for name, tensor in tensors.items()}
+        return fill_model(path, AutoencoderDC, deep_vae_config(family, shapes), plain)
     config = vae_config(family, shapes)
     return fill_model(path, AutoencoderKL, config, convert_ldm_vae_checkpoint(tensors, config))
 
@@ -234,14 +232,6 @@ def _tokenizer(encoder: TextEncoderShape) -> Any:
     folder = bundled_weights() / "miniature" / "base" / "tokenizer"
     padding = {"pad_token": "!"} if encoder.is_open_clip else {}
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **padding)
-
-
-def _tiny_blocks(shapes: Shapes, prefix: str) -> tuple[int, ...]:
-    """Residual blocks after each convolution but the last."""
-    numbers = [name[len(prefix) :].split(".") for name in shapes if name.startswith(prefix)]
-    convolutions = sorted({int(number) for number, *rest in numbers if rest == ["weight"]})
-    blocks = {int(number) for number, *rest in numbers if rest[0] == "conv"}
-    return tuple(sum(first < block < last for block in blocks) for first, last in pairwise(convolutions))
 
 
 def _count(names: Iterable[str], prefix: str) -> int:

@@ -59,8 +59,8 @@ def ldm_tensors(base: DiffusersBase) -> dict[str, Tensor]:
         tensors[UNET + unet_to_ldm(name, base.family.unet)] = tensor
     levels = len(base.vae.config.get("block_out_channels", ()))
     for name, tensor in base.vae.state_dict().items():
-        if type(base.vae).__name__ == "AutoencoderTiny":
-            tensors[VAE + tiny_vae_to_ldm(name)] = tensor
+        if type(base.vae).__name__ == "AutoencoderDC":
+            tensors[VAE + name] = tensor  # ldm has no such VAE, so diffusers' names stay
             continue
         is_projection = ".attentions." in name and tensor.dim() == 2
         # ldm's attention in the VAE is made of 1x1 convolutions.
@@ -111,12 +111,6 @@ def vae_to_ldm(name: str, levels: int) -> str:
         module, _, end = rest.rpartition(".")
         return f"{head}mid.attn_1.{_VAE_ATTENTION[module]}.{end}"
     return name
-
-
-def tiny_vae_to_ldm(name: str) -> str:
-    """A tiny autoencoder's tensor as ComfyUI's TAESD has it, within the VAE; its decoder starts with a clamp."""
-    part, _, number, rest = name.split(".", 3)
-    return f"taesd_{part}.{int(number) + (part == 'decoder')}.{rest}"
 
 
 def _residual(rest: str) -> str:

@@ -198,7 +198,7 @@ def test_settings_out_of_range_are_refused(
         (("--guidance", "hybrid", "--schedule", "0-0.4:1, 0.5-1:0"), "noise bands have a gap at [0.4, 0.5)"),
         (("--guidance", "hybrid", "--schedule", "0-0.6:1, 0.5-1:0"), "noise bands overlap at [0.5, 0.6)"),
         (("--guidance", "weights", "--branch-weights", "0", "0", "-2", "2"), "sum to 0, expected 1"),
-        (("--base-scale", "3"), "guidance 'plain' has no dials, so base_scale does nothing"),
+        (("--base-scale", "3"), "guidance 'base-null' has no dials, so base_scale does nothing"),
         (("--active", "0.8", "0.2"), "active must be two noise levels"),
     ],
 )

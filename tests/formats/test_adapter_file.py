@@ -127,7 +127,7 @@ def test_identities_of_different_spaces_do_not_add_up() -> None:
 def test_an_identity_has_exactly_the_layers_of_its_target_set() -> None:
     identity = draw_identity()
     some = dict(list(identity.coefficients.items())[:-1])
-    with pytest.raises(BaseMismatchError, match=r"each of its 128 layers, but layer 'up_blocks.*missing"):
+    with pytest.raises(BaseMismatchError, match=r"each of its 80 layers, but layer 'up_blocks.*missing"):
         replace(identity, coefficients=some)
     with pytest.raises(BaseMismatchError, match="layer 'x' is none of them"):
         replace(identity, coefficients={**identity.coefficients, "x": some[identity.layers[0].name]})
@@ -168,7 +168,7 @@ FIRST = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.li
         (lambda m, t: m.update(made_by="[" * 100_000), FileFormatError, "made_by that is not valid JSON"),
         (lambda m, t: m.update(made_by="3"), FileFormatError, "made_by that is not a JSON object"),
         (lambda m, t: t.update(extra=torch.zeros(1)), FileFormatError, "holds 'extra', which no identity"),
-        (lambda m, t: t.pop(FIRST), FileFormatError, "lacks 'lora_unet_down.*lidb_up', one of 256"),
+        (lambda m, t: t.pop(FIRST), FileFormatError, "lacks 'lora_unet_down.*lidb_up', one of 160"),
         (lambda m, t: t.update({FIRST: torch.zeros(31, 1)}), FileFormatError, r"has shape \(31, 1\), but .*\(96, 1\)"),
         (lambda m, t: t.update({FIRST: torch.full((96, 1), float("nan"))}), FileFormatError, "holds NaN"),
         (lambda m, t: t.update({FIRST: torch.zeros(96, 1, dtype=torch.int8)}), FileFormatError, "holds I8 numbers"),
@@ -194,7 +194,7 @@ def test_inspection_says_what_a_good_file_holds(path: Path) -> None:
     report = inspect_identity(path)
     assert json.loads(json.dumps(report)) == report
     assert (report["readable"], report["problem"]) == (True, None)
-    assert (report["family"], report["layers"], report["rank"]) == ("miniature", 128, 2)
+    assert (report["family"], report["layers"], report["rank"]) == ("miniature", 80, 2)
     assert report["bytes"] == os.path.getsize(path)
     whole = sum(delta(pair).square().sum().item() for pair in identity.expand(torch.float64).values())
     assert report["delta_norm"] == pytest.approx(whole**0.5, rel=1e-4)

@@ -53,6 +53,7 @@ def pipeline() -> StableDiffusionPipeline:
     unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(96, 128, 128, 128),
+        layers_per_block=1,
         cross_attention_dim=64,
         attention_head_dim=8,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),

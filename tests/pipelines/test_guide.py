@@ -50,7 +50,7 @@ def test_without_an_active_adapter_the_subjects_dial_is_at_zero() -> None:
         ({"active": (0.6, 0.4)}, "active must be two noise levels from 0 to 1, start before end, got 0.6 0.4"),
         ({"active": (0.6,)}, "active must be two noise levels"),
         ({"guidance": "magic"}, "unknown guidance 'magic'; known: plain, hybrid"),
-        ({"base_scale": 2.0}, "guidance 'plain' has no dials, so base_scale does nothing; use hybrid, mix, blend"),
+        ({"base_scale": 2.0}, "guidance 'base-null' has no dials, so base_scale does nothing; use hybrid, mix, blend"),
         ({"guidance": "base-null", "schedule": "default"}, "so schedule does nothing"),
         ({"guidance": "weights", "branch_weights": (1.0, 1.0, 0.0, 0.0)}, "sum to 2, expected 1"),
         ({"guidance": "weights"}, "0 branch weights, expected 4"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from hyperdream_core.data.faces import Face, Search, face_from_box, face_from_landmarks
@@ -131,6 +131,19 @@ def test_the_astronaut_is_cut_out_upright_however_it_lies(astronaut: Image.Image
     upright, turned = (crop - crop.mean() for crop in prepared.pixels)
     alike = float((upright * turned).sum() / (upright.norm() * turned.norm()))
     assert alike > 0.8, alike
+
+
+def test_the_astronaut_is_found_when_cut_out_with_alpha(astronaut: Image.Image) -> None:
+    cut_out = Image.new("L", astronaut.size)
+    ImageDraw.Draw(cut_out).ellipse((130, 20, 320, 300), fill=255)
+    lifted = astronaut.copy()
+    lifted.putalpha(cut_out)
+    for background in ((255, 255, 255), (20, 90, 40)):
+        prepared = prepare_references(
+            [picture_from_pil(lifted, "lifted.png", background)], 96, PrepareConfig(detector="cascade")
+        )
+        (face,) = [face["box"] for face in prepared.pictures[0].report()["faces"]]
+        assert face[0] < 222 < face[2] and face[1] < 120 < face[3]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_tensors_other_than_the_configurations_are_refused(saved: Path) -> None:
     for changed, words in (
         ({key: tensor for key, tensor in tensors.items() if key != name}, f"lacks tensor '{name}'"),
         ({**tensors, "extra": torch.ones(1)}, "has an unknown tensor 'extra'"),
-        ({**tensors, name: tensors[name][:, :-1]}, rf"tensor '{name}' has the shape \(128, 11\), .* needs \(128, 12\)"),
+        ({**tensors, name: tensors[name][:, :-1]}, rf"tensor '{name}' has the shape \(80, 11\), .* needs \(80, 12\)"),
     ):
         write_tensors(saved, metadata, changed)
         with pytest.raises(FileFormatError, match=words):
