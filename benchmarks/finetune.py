@@ -78,7 +78,14 @@ class Case:
 def run_ours(base: DiffusersBase, case: Case, between_steps: Callable[[int, int], None], steps: int) -> None:
     """Polish for `steps` steps."""
     config = FinetuneConfig(
-        steps=steps, rank=case.rank, batch=case.batch, crops=0, learning_rate=LEARNING_RATE, save_every=steps
+        steps=steps,
+        rank=case.rank,
+        batch=case.batch,
+        crops=0,
+        learning_rate=LEARNING_RATE,
+        save_every=steps,
+        preserve=0.0,
+        samples_at_once=case.batch,
     )
     picture = torch.zeros(1, 3, case.pixels, case.pixels)
     finetune(base, picture, _random_start(case) if case.start_rank else None, config, between_steps)

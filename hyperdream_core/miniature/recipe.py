@@ -52,9 +52,9 @@ class RecipeConfig:
         default_factory=lambda: TrainingConfig(steps=400, learning_rate=1.5e-3, warmup=30)
     )
     """Training of the attribute judge; 64 pictures a step and process."""
-    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=800, learning_rate=1.5e-3, warmup=50))
+    encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=3000, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
-    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=3000, learning_rate=8e-4))
+    hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=4000, learning_rate=1e-3))
     """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
     processes: int = 2
     """Processes that average their gradients; one thread each."""

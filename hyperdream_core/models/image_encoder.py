@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError, MissingDependencyError
-from .blocks import AttentionPooling, ResidualBlock
+from .blocks import GridPooling, ResidualBlock
 
 IMAGE_MEAN_STD: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # The constants published with OpenAI's CLIP; other vision transformers use ImageNet's.
@@ -49,6 +49,7 @@ class ConvImageEncoder(nn.Module):
         blocks: residual blocks of each stage.
         width: features d of a token.
         image_size: px; other pictures are resized.
+        pooled_channels: of each token, in what the pooled feature is read from.
     """
 
     def __init__(
@@ -57,13 +58,13 @@ class ConvImageEncoder(nn.Module):
         blocks: Sequence[int] = (1, 1, 2),
         width: int = 128,
         image_size: int = 128,
-        heads: int = 4,
+        pooled_channels: int = 64,
     ) -> None:
         super().__init__()
-        if len(channels) != 4 or len(blocks) != 3 or image_size % 16 or width % heads:
+        if len(channels) != 4 or len(blocks) != 3 or image_size % 16:
             raise ConfigError(
-                "a conv image encoder needs 4 channel counts, 3 block counts, an image_size in multiples of 16 px and "
-                f"a width in multiples of heads; got {list(channels)}, {list(blocks)}, {image_size}, {width} / {heads}"
+                "a conv image encoder needs 4 channel counts, 3 block counts and an image_size in multiples of 16 px; "
+                f"got {list(channels)}, {list(blocks)}, {image_size}"
             )
         self.width, self.image_size = width, image_size
         stages: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, 2, 1)]
@@ -73,8 +74,9 @@ class ConvImageEncoder(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.norm = nn.GroupNorm(8, channels[-1])
         self.project = nn.Linear(channels[-1], width)
-        self.position = nn.Parameter(torch.zeros((image_size // 16) ** 2, width))
-        self.pool = AttentionPooling(width, heads)
+        count = (image_size // 16) ** 2
+        self.position = nn.Parameter(torch.zeros(count, width))
+        self.pool = GridPooling(count, width, pooled_channels)
         # Channels last: a quarter faster on a CPU.
         self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

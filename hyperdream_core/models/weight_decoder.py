@@ -16,8 +16,14 @@ from .blocks import DecoderBlock
 from .image_encoder import ImageFeatures
 
 HEADS_PER = ("layer", "shape")
-HEAD_STD = 1e-3
+HEAD_STD = 1e-2
 """Start of the output heads, small but not zero: advice of HyperDreamBooth's author in METHODS.md 1.2."""
+CODE_SCALE = 0.1
+"""Codes are this times what the heads put out. An optimiser that moves every weight by its rate moves all inputs of a
+head at once, and at 1 a code by more than its final size within a few steps: the miniature's loss doubled by step
+100 and needed as many again to come back."""
+POOLED_STD = 0.2
+"""Start of the pooled feature's projection: in a token it must not drown beside the layer's embedding."""
 
 
 @dataclass(frozen=True, order=True)
@@ -107,6 +113,7 @@ class WeightDecoder(nn.Module):
         self.embedding = nn.Parameter(torch.randn(len(shapes), width) * 0.5)
         self.from_tokens = nn.Sequential(nn.LayerNorm(features_width), nn.Linear(features_width, width))
         self.from_pooled = nn.Sequential(nn.LayerNorm(features_width), nn.Linear(features_width, width))
+        nn.init.normal_(cast(nn.Linear, self.from_pooled[1]).weight, std=POOLED_STD * (128 / features_width) ** 0.5)
         self.blocks = nn.ModuleList(DecoderBlock(width, heads, feed_forward_ratio) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList(
@@ -137,7 +144,7 @@ class WeightDecoder(nn.Module):
                 tokens = block(tokens, projected)
             tokens = self.norm(tokens)
             codes = [
-                code + head(tokens[:, group.start : group.stop])
+                code + CODE_SCALE * head(tokens[:, group.start : group.stop])
                 for code, head, group in zip(codes, self.heads, self.groups, strict=True)
             ]
         return codes

@@ -11,7 +11,9 @@ from einops import rearrange
 from torch import Tensor
 
 from ..errors import ConfigError, ReferenceImageError
-from .base import Base, Conditioning
+from ..ops import noise as diffusion
+from .base import Base
+from .finetune_samples import Prompts, Samples
 
 _HOLDOUT_LEVELS = (0.95, 0.85, 0.7, 0.5)
 """Noise levels at which a held-out crop is judged; identity is decided at the high ones (FEASIBILITY.md, section 5)."""
@@ -32,6 +34,18 @@ class Draw:
     prompts: Tensor
     """(rows, b), which of the material's prompts belongs to each"""
 
+    def samples(self, base: Base) -> Samples:
+        """The latents with their noise, and what the base shall put out for them."""
+        rows, samples = self.latents.shape[:2]
+        clean = self.latents.flatten(0, 1)
+        noise = self.noise.to(clean.device).repeat(rows, 1, 1, 1)
+        timesteps = diffusion.to_timestep(self.t, len(base.alphas_cumprod))
+        alpha_bar = base.alphas_cumprod[timesteps.repeat(rows)].to(clean.device)
+        noisy = diffusion.add_noise(clean, noise, alpha_bar)
+        wanted = diffusion.target(clean, noise, alpha_bar, base.prediction_type)
+        shape = (rows, samples)
+        return Samples(noisy.unflatten(0, shape), timesteps, wanted.unflatten(0, shape), self.prompts)
+
 
 @dataclass(frozen=True, eq=False)
 class Material:
@@ -41,12 +55,8 @@ class Material:
     """per row (k, c, h, w), its pictures and their copies"""
     pictures: Sequence[int]
     """per row, how many of those are pictures"""
-    prompts: Sequence[str]
-    """row by row, one for each of a row's pictures; the same number for all rows"""
-    prompts_each: int
-    """that number"""
-    conditioning: Conditioning
-    """of the prompts, without adapters"""
+    prompts: Prompts
+    """one for each of a row's pictures"""
     holdout: Draw
     """a crop that is not trained on, at fixed noise"""
     seed: int
@@ -69,7 +79,7 @@ class Material:
         pictures = self.pictures[row]
         copies = max(1, len(self.latents[row]) // pictures - 1)
         picture = torch.where(item < pictures, item, (item - pictures) // copies)
-        return row * self.prompts_each + picture.clamp(max=self.prompts_each - 1)
+        return row * self.prompts.each + picture.clamp(max=self.prompts.each - 1)
 
 
 @torch.no_grad()
@@ -117,7 +127,7 @@ def encode_material(
     of_first = torch.arange(0, len(prompts), each)[:, None].expand(-1, len(t))
     holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t, of_first)
     counts = [len(pictures) for pictures in references]
-    return Material(pools, counts, prompts, each, base.encode_prompt(prompts), holdout, seed)
+    return Material(pools, counts, Prompts.encoded(base, prompts, each), holdout, seed)
 
 
 def _prompts(subjects: Sequence[tuple[Tensor, Sequence[str]]], names: Sequence[str]) -> tuple[list[str], int]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops import noise as diffusion
 from .base import Base
 
 
@@ -43,3 +44,14 @@ def initial_noise(base: Base, seeds: Sequence[int], size: int) -> Tensor:
     # Drawn on the CPU: other devices give other numbers for the same seed.
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(noise).to(base.device)
+
+
+def ddim_step(base: Base, output: Tensor, latents: Tensor, timestep: Tensor, following: Tensor) -> Tensor:
+    """Latents (b, c, h, w) at the following timestep, from the base's output for them at this one.
+
+    Source: DDIM, Song et al., arXiv:2010.02502, without noise of its own.
+    """
+    alpha, less = (base.alphas_cumprod[one].expand(len(latents)).to(latents.device) for one in (timestep, following))
+    clean = diffusion.predicted_x0(output, latents, alpha, base.prediction_type)
+    noise = diffusion.predicted_noise(output, latents, alpha, base.prediction_type)
+    return diffusion.add_noise(clean, noise, less)

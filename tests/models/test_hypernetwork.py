@@ -13,7 +13,7 @@ from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes, canonicalize
 
 TINY: dict[str, object] = {
     "rank": 2, "down_dim": 5, "up_dim": 7, "width": 12, "heads": 3, "decoder_layers": 1,
-    "image_encoder": {"kind": "conv", "channels": [8, 8, 8, 8], "blocks": [1, 1, 1], "width": 6, "heads": 2,
+    "image_encoder": {"kind": "conv", "channels": [8, 8, 8, 8], "blocks": [1, 1, 1], "width": 6,
                       "image_size": 32},
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from hyperdream_core.models.image_encoder import (
     combine,
 )
 
-TINY_CONV = {"kind": "conv", "channels": [8, 8, 16, 24], "blocks": [1, 1, 1], "width": 12, "image_size": 32, "heads": 3}
+TINY_CONV = {"kind": "conv", "channels": [8, 8, 16, 24], "blocks": [1, 1, 1], "width": 12, "image_size": 32}
 TINY_VITS = {
     "clip_vision_model": {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                           "image_size": 16, "patch_size": 8},

@@ -15,6 +15,8 @@ from hyperdream_core.pipelines.combine import truncated
 from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune, finetune_batch
 from hyperdream_core.pipelines.finetune_material import encode_material
 from hyperdream_core.pipelines.loading import DiffusersBase
+from hyperdream_core.pipelines.preservation import CONTEXTS
+from hyperdream_core.pipelines.training import step_generator
 
 CONFIG = FinetuneConfig(file_rank=0, steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
 
@@ -180,6 +182,57 @@ def test_the_anchor_pulls_towards_the_prediction(base: DiffusersBase, references
     assert distance(100.0) < 0.5 * distance(0.0)
 
 
+def test_preserving_keeps_other_contexts_as_the_start_draws_them(
+    base: DiffusersBase, references: Tensor, polished: Identity
+) -> None:
+    prompts = base.encode_prompt([f"a sks face, {context}" for context in CONTEXTS])
+    noise = torch.randn(len(CONTEXTS), *base.encode_image(references[:1]).shape[1:], generator=step_generator(3, 0))
+    timesteps = torch.full((len(CONTEXTS),), 999)
+
+    @torch.no_grad()
+    def drift(preserve: float) -> float:
+        config = FinetuneConfig(
+            steps=8, rank=2, batch=1, crops=0, learning_rate=0.03, noise_power=50.0, preserve=preserve, file_rank=0
+        )
+        with torch.enable_grad():
+            moved = finetune(base, references[:1], polished, config).identity
+        outputs = []
+        for identity in (polished, moved):
+            with base.adapted(identity.expand()):
+                outputs.append(base.predict(noise, timesteps, prompts))
+        return float((outputs[1] - outputs[0]).square().mean())
+
+    assert drift(30.0) < 0.7 * drift(0.0)
+
+
+def test_without_a_start_nothing_is_preserved(base: DiffusersBase, references: Tensor) -> None:
+    with_it, without = (finetune(base, references, None, replace(CONFIG, preserve=p)).identity for p in (1.0, 0.0))
+    assert_same(with_it, without)
+
+
+def test_fewer_samples_at_once_give_the_same_up_to_rounding(
+    base: DiffusersBase, references: Tensor, polished: Identity
+) -> None:
+    whole, parts = (
+        finetune(base, references, polished, replace(CONFIG, batch=3, samples_at_once=count)) for count in (8, 2)
+    )
+    torch.testing.assert_close(torch.tensor(parts.losses), torch.tensor(whole.losses), rtol=1e-3, atol=1e-5)
+
+
+def test_drawing_what_is_preserved_can_be_cancelled(
+    base: DiffusersBase, references: Tensor, polished: Identity
+) -> None:
+    calls: list[int] = []
+
+    def progress(step: int, total: int) -> None:
+        calls.append(step)
+        if len(calls) == 3:
+            raise Cancelled("enough")
+
+    result = finetune(base, references, polished, CONFIG, progress)
+    assert result.cancelled and not result.losses and result.identity is polished
+
+
 def test_file_rank_is_reached_as_closely_as_can_be(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
     whole = finetune(base, references, polished, CONFIG).identity
     small = finetune(base, references, polished, replace(CONFIG, file_rank=3)).identity
@@ -250,7 +303,7 @@ def test_diverged_training_is_refused(base: DiffusersBase, references: Tensor, p
 def test_captions_decide_which_prompt_each_picture_is_trained_under(base: DiffusersBase, references: Tensor) -> None:
     subjects = [(references, ["smiling", ""]), (references[:1], ())]
     material = encode_material(base, subjects, ["a sks face", "a lady"], crops=2, jitter=0.04, seed=0)
-    assert material.prompts == ["a sks face, smiling", "a sks face", "a lady", "a lady"]
+    assert material.prompts.texts == ["a sks face, smiling", "a sks face", "a lady", "a lady"]
     draw = material.draw(0, 32, 1.0)
     for row, (pool, prompts) in enumerate(zip(material.latents, draw.prompts, strict=True)):
         for latents, prompt in zip(draw.latents[row], prompts.tolist(), strict=True):

@@ -11,7 +11,7 @@ from hyperdream_core.formats.container import read_tensors, write_tensors
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.stored_hypernetwork import load_hypernetwork, save_hypernetwork
 
-CONV = {"kind": "conv", "channels": [8, 8, 8, 8], "blocks": [1, 1, 1], "width": 6, "heads": 2, "image_size": 32}
+CONV = {"kind": "conv", "channels": [8, 8, 8, 8], "blocks": [1, 1, 1], "width": 6, "image_size": 32}
 VIT = {
     "kind": "vit",
     "model_type": "clip_vision_model",
