@@ -15,10 +15,10 @@ from itertools import pairwise
 from ..errors import ConfigError
 from .lowrank import LoraPair
 
-DEFAULT_SCHEDULE = "0-0.5:1, 0.5-0.8:0.6, 0.8-1:0"
-"""The layout is the base's, details are the subject's. Chosen after T-LoRA's finding (arXiv:2507.05964) that an adapter
-remembers pose and background of its reference at high noise; not tuned. At equal dials only the middle band, three
-tenths of the steps, needs a third branch."""
+DEFAULT_SCHEDULE = "base 0-0.5:1, 0.5-1:1.33; subject 0-1:1"
+"""In the noisier half, where layout and accessories are settled, the prompt's direction counts a third more than the
+person's. On 16 people of the miniature polished for 40 steps: similarity 0.737 at attributes 0.938, against 0.741 at
+0.922 without. At equal dials only that half of the steps needs a third branch."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ def test_sample_mixes_base_and_adapter(
         assert ran.code == 0, ran.error
         return Image.open(ran.json["pictures"][0]["file"]).tobytes()
 
-    hybrid = ("--identity", files[adapter], "--guidance", "hybrid", "--base-scale", "3", "--schedule", "default")
+    hybrid = ("--identity", files[adapter], "--guidance", "hybrid", "--base-scale", "3")
+    hybrid = (*hybrid, "--schedule", "0-0.5:1, 0.5-1:0.6")
     base = drawn("base", "a face, sad", "--guidance-scale", "3")
     assert drawn("zero", "a [V] face, sad", *hybrid, "--subject-scale", "0") == base
     assert drawn("two", "a [V] face, sad", *hybrid, "--subject-scale", "2") != base
