@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..hyperdream_core.ops import noise as diffusion
 from ..hyperdream_core.ops.lowrank import LoraPair
 from ..hyperdream_core.pipelines.base import Conditioning
 from ..hyperdream_core.pipelines.finetune import FinetuneConfig, FinetuneResult, finetune
+from ..hyperdream_core.pipelines.samplers import ddim_step
 from . import host
 from .comfy_base import ComfyBase
 from .file_names import free_file
@@ -80,7 +82,7 @@ def polish(
     size = options.size or family.picture_size
     if size % family.vae_factor:
         raise ConfigError(f"size must be a multiple of {family.vae_factor} px, got {size}")
-    base = _base(loaded, family, size, config.batch, options)
+    base = _base(loaded, family, size, min(config.batch, config.samples_at_once), options)
     references = faces.at(size)
     watch = _Watch(base, loaded[2], references, config, options.preview_every, start)
     try:
@@ -88,8 +90,8 @@ def polish(
             result = finetune(base, references, start, config, watch, captions=_captions(caption, len(references)))
     except torch.cuda.OutOfMemoryError as error:
         raise ConfigError(
-            f"the graphics card ran out of memory while polishing at {size} px with batch {config.batch}; use Polish "
-            "Identity (Advanced) with memory set to 'save memory', a smaller batch or a smaller size"
+            f"the graphics card ran out of memory while polishing at {size} px; use Polish Identity (Advanced) with "
+            "memory set to 'save memory', fewer samples at once or a smaller size"
         ) from error
     finally:
         host.tidy_up()
@@ -116,9 +118,9 @@ def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: in
     needed = lean if saves_memory else fast
     if needed > free:
         raise ConfigError(
-            f"polishing at {size} px with batch {batch} needs about {needed / 1e9:.1f} GB beside the model, but "
-            f"{max(free, 0) / 1e9:.1f} GB can be made free; use Polish Identity (Advanced) with memory set to 'save "
-            "memory', a smaller batch or a smaller size"
+            f"polishing at {size} px with {batch} samples at once needs about {needed / 1e9:.1f} GB beside the model, "
+            f"but {max(free, 0) / 1e9:.1f} GB can be made free; use Polish Identity (Advanced) with memory set to 'save "
+            "memory', fewer samples at once or a smaller size"
         )
     return ComfyBase(*loaded, bytes_needed=needed, saves_memory=saves_memory)
 
@@ -165,9 +167,12 @@ class _Watch:
         self._prompts = [f"a {who.identifier} {who.class_noun}", ""]
         self._look = None if self._decodes else host.latent_preview(base.patcher)
         self._likeness: list[tuple[float, float]] = []
+        self._seen = -1
 
     def __call__(self, step: int, total: int) -> None:
-        is_due = self._every and (step % self._every == 0 or step == total)
+        # The core asks several times before the first step, while it draws what is to be preserved.
+        is_due = self._every and step != self._seen and (step % self._every == 0 or step == total)
+        self._seen = step
         self._bar(step, total, self._picture(step) if is_due else None)
 
     def curves(self, losses: tuple[float, ...]) -> Tensor:
@@ -204,18 +209,16 @@ def _drawn(base: ComfyBase, pairs: Mapping[str, LoraPair], prompts: Conditioning
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, base.family.latent_channels, side, side, generator=generator).to(base.device)
     last = len(base.alphas_cumprod) - 1
-    timesteps = torch.linspace(last, 0, _PREVIEW_STEPS + 1).round().long()[:-1].tolist()
+    timesteps = torch.linspace(last, 0, _PREVIEW_STEPS + 1).round().long()[:-1]
     with base.adapted(pairs):
-        for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-            alpha = base.alphas_cumprod[[timestep]]
-            outputs = base.predict(latents.expand(2, -1, -1, -1), torch.tensor([timestep] * 2), prompts)
+        for timestep, following in pairwise([*timesteps, None]):
+            outputs = base.predict(latents.expand(2, -1, -1, -1), timestep.expand(2), prompts)
             with_prompt, without = outputs[:1], outputs[1:]
             output = without + _PREVIEW_GUIDANCE * (with_prompt - without)
-            clean = diffusion.predicted_x0(output, latents, alpha, base.prediction_type)
             if following is None:
-                return clean
-            noise = diffusion.predicted_noise(output, latents, alpha, base.prediction_type)
-            latents = diffusion.add_noise(clean, noise, base.alphas_cumprod[[following]])
+                alpha = base.alphas_cumprod[timestep][None]
+                return diffusion.predicted_x0(output, latents, alpha, base.prediction_type)
+            latents = ddim_step(base, output, latents, timestep, following)
     return latents
 
 
