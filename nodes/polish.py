@@ -119,8 +119,8 @@ def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: in
     if needed > free:
         raise ConfigError(
             f"polishing at {size} px with {batch} samples at once needs about {needed / 1e9:.1f} GB beside the model, "
-            f"but {max(free, 0) / 1e9:.1f} GB can be made free; use Polish Identity (Advanced) with memory set to 'save "
-            "memory', fewer samples at once or a smaller size"
+            f"but {max(free, 0) / 1e9:.1f} GB can be made free; use Polish Identity (Advanced) with memory set to "
+            "'save memory', fewer samples at once or a smaller size"
         )
     return ComfyBase(*loaded, bytes_needed=needed, saves_memory=saves_memory)
 
