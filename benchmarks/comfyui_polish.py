@@ -165,7 +165,9 @@ def print_table(case: Case, results: dict[str, Result]) -> None:
     print(f"{'':22}{'s a step, wall':>16}{'s a step, cpu':>16}{'loaded MB':>12}{'peak MB':>10}{'over loaded':>14}")
     rows = {"Polish Identity": results["ours"], "Train LoRA": results["theirs"]}
     for name, one in rows.items():
-        print(f"{name:22}{one.wall:16.2f}{one.cpu:16.2f}{one.loaded:12.0f}{one.peak:10.0f}{one.peak - one.loaded:14.0f}")
+        print(
+            f"{name:22}{one.wall:16.2f}{one.cpu:16.2f}{one.loaded:12.0f}{one.peak:10.0f}{one.peak - one.loaded:14.0f}"
+        )
     mine, other = rows.values()
     over = (mine.peak - mine.loaded) / (other.peak - other.loaded)
     print(
