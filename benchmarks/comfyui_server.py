@@ -103,10 +103,8 @@ def running_comfyui(source: str, python: str, folder: Path, hidden: Sequence[str
     """
     (folder / "custom_nodes").mkdir()
     (folder / "custom_nodes" / "hyperdream").symlink_to(ROOT)
-    hiding = folder / "hiding"
-    hiding.mkdir()
-    lines = f"import sys\n\nsys.modules.update(dict.fromkeys({list(hidden)}))\n"
-    (hiding / "sitecustomize.py").write_text(lines, encoding="utf-8")
+    # What is None there counts as not installed.
+    hide = f"import runpy, sys; sys.modules.update(dict.fromkeys({list(hidden)}))"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -114,9 +112,9 @@ def running_comfyui(source: str, python: str, folder: Path, hidden: Sequence[str
     flags += ["--disable-auto-launch", "--disable-api-nodes", "--preview-method", "auto"]
     with (folder / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [python, "main.py", *flags],
+            [python, "-c", f"{hide}; runpy.run_path('main.py', run_name='__main__')", *flags],
             cwd=source,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(hiding)},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
