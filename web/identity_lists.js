@@ -37,16 +37,17 @@ export async function fillExamples(graph, words) {
   } catch {
     return; // the template opens as it is, and its nodes say what is missing
   }
-  const taken = new Map();
+  const remarks = [];
   for (const node of examples) {
     const name = node.widgets_values?.[0];
+    if (identities.some((identity) => identity.name === name)) continue;
     const fitting = identities.filter(({ problem, family }) => !problem && family === node.properties[EXAMPLE]);
-    if (!fitting.length || identities.some((identity) => identity.name === name)) continue;
-    const other = fitting[taken.size % fitting.length].name;
+    // An empty choice is no missing model, of which the host would warn before anything was run.
+    const other = fitting.length ? fitting[remarks.length % fitting.length].name : "";
     node.widgets_values = [other];
-    taken.set(node.id, words.text("took_another", { name, other }));
+    remarks.push(other ? words.text("took_another", { name, other }) : words.text("nobody_yet"));
   }
-  for (const detail of new Set(taken.values())) {
+  for (const detail of new Set(remarks)) {
     app.extensionManager?.toast?.add({ severity: "info", summary: words.text("title"), detail, life: 8000 });
   }
 }
