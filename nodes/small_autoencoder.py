@@ -6,7 +6,7 @@ they are: residual blocks, and steps between space and depth instead of strides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,10 +59,8 @@ class _Encoder(nn.Module):
     def __init__(self, latent_channels: int, widths: Sequence[int], layers: Sequence[int]) -> None:
         super().__init__()
         self.conv_in = _convolution(3, widths[0])
-        self.down_blocks = nn.ModuleList()
-        for width, wider, count in zip(widths, [*widths[1:], 0], layers, strict=True):
-            blocks: list[nn.Module] = [_Residual(width) for _ in range(count)]
-            self.down_blocks.append(nn.Sequential(*blocks, *([_Shrink(width, wider)] if wider else [])))
+        levels = _levels(widths, layers, _Shrink)
+        self.down_blocks = nn.ModuleList(nn.Sequential(*blocks, *step) for blocks, step in levels)
         self.conv_out = _convolution(widths[-1], latent_channels)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -77,10 +75,8 @@ class _Decoder(nn.Module):
     def __init__(self, latent_channels: int, widths: Sequence[int], layers: Sequence[int]) -> None:
         super().__init__()
         self.conv_in = _convolution(latent_channels, widths[-1])
-        self.up_blocks = nn.ModuleList()
-        for width, wider, count in zip(widths, [*widths[1:], 0], layers, strict=True):
-            blocks: list[nn.Module] = [_Residual(width) for _ in range(count)]
-            self.up_blocks.append(nn.Sequential(*([_Grow(wider, width)] if wider else []), *blocks))
+        levels = _levels(widths, layers, _Grow)
+        self.up_blocks = nn.ModuleList(nn.Sequential(*step, *blocks) for blocks, step in levels)
         self.norm_out = _ChannelNorm(widths[0])
         self.conv_out = _convolution(widths[0], 3)
 
@@ -106,7 +102,7 @@ class _Residual(nn.Module):
 
 
 class _Shrink(nn.Module):
-    """Half the edge: what a convolution finds, beside the input itself with neighbouring channels averaged."""
+    """To the next level, half the edge: what a convolution finds, beside the input itself with neighbouring channels averaged."""
 
     def __init__(self, width: int, wider: int) -> None:
         super().__init__()
@@ -119,11 +115,11 @@ class _Shrink(nn.Module):
 
 
 class _Grow(nn.Module):
-    """Twice the edge: what a convolution finds, beside the input itself with its channels repeated."""
+    """From the next level, twice the edge: what a convolution finds, beside the input itself with channels repeated."""
 
-    def __init__(self, width: int, narrower: int) -> None:
+    def __init__(self, width: int, wider: int) -> None:
         super().__init__()
-        self.conv = _convolution(width, 4 * narrower)
+        self.conv = _convolution(wider, 4 * width)
 
     def forward(self, maps: Tensor) -> Tensor:
         found = self.conv(maps)
@@ -141,6 +137,14 @@ class _ChannelNorm(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         normed = maps * torch.rsqrt(maps.square().mean(1, keepdim=True) + _EPSILON)
         return normed * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _levels(
+    widths: Sequence[int], layers: Sequence[int], step: Callable[[int, int], nn.Module]
+) -> Iterator[tuple[list[nn.Module], list[nn.Module]]]:
+    """The residual blocks of each level, and its step between itself and the next; the last has none."""
+    for width, wider, count in zip(widths, [*widths[1:], 0], layers, strict=True):
+        yield [_Residual(width) for _ in range(count)], [step(width, wider)] if wider else []
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
