@@ -100,6 +100,10 @@ def polishing(steps: int, **more: Any) -> Graph:
     return personal(base=node("HyperDreamLoadMiniature"), polish=polish, curve=curve, **more)
 
 
+def identities(server: Server) -> set[str]:
+    return {path.stem for path in (server.folder / "output" / "hyperdream").glob("*.safetensors")}
+
+
 def test_all_nodes_are_there_with_their_schemas(server: Server) -> None:
     known = server.nodes()
     assert set(IDS) <= set(known)
@@ -132,21 +136,25 @@ def test_polishing_improves_repeats_and_leaves_the_base_alone(server: Server) ->
 
 def test_stop_keeps_the_best_and_the_next_prompt_is_normal(server: Server) -> None:
     before = base_picture(server)
+    # On a busy machine the first step may take its time, and before it there is nothing to keep.
+    kept = next((name for seconds in (10, 20, 40, 80) for name in kept_after(server, seconds)), None)
+    assert kept is not None
+    assert np.array_equal(base_picture(server), before)
+
+
+def kept_after(server: Server, seconds: float) -> set[str]:
+    """Names of what a polishing leaves that is stopped after so many seconds."""
+    earlier = identities(server)
     prompt = server.start(polishing(2000))
-    kept = server.folder / "output" / "hyperdream"
-    for _ in range(900):
-        state = json.loads(server.get("/queue"))
-        if state["queue_running"]:
-            break
+    while not json.loads(server.get("/queue"))["queue_running"]:
         time.sleep(0.1)
-    time.sleep(float(os.environ.get("HYPERDREAM_STOP_AFTER", "10")))
+    time.sleep(seconds)
     pressed = time.monotonic()
     server.post("/interrupt", {})
     history = server.finish(prompt)
     print(f"stopped after {time.monotonic() - pressed:.2f} s")
     assert history["status"]["messages"][-1][0] == "execution_interrupted"
-    assert [path.name for path in kept.glob("stopped-*.safetensors")]
-    assert np.array_equal(base_picture(server), before)
+    return {name for name in identities(server) - earlier if name.startswith("stopped-")}
 
 
 def test_an_export_draws_the_same_through_the_stock_loader(server: Server) -> None:
@@ -191,10 +199,6 @@ def run_template(server: Server, graph: Graph) -> dict[str, Any]:
     return outputs
 
 
-def identities(server: Server) -> set[str]:
-    return {path.stem for path in (server.folder / "output" / "hyperdream").glob("*.safetensors")}
-
-
 def test_template_1_quickstart_and_template_4_which_loads_what_it_saved(server: Server) -> None:
     quick = template_graph(1, server.nodes())
     outputs = run_template(server, quick)
@@ -207,7 +211,7 @@ def test_template_1_quickstart_and_template_4_which_loads_what_it_saved(server: 
     assert {"portrait", "blend"} <= identities(server)
     # Somebody between a person and herself is herself: with the quickstart's prompt, the quickstart's picture.
     blend["8"]["inputs"]["text"] = quick["9"]["inputs"]["text"]
-    assert np.abs(server.shown(run_template(server, blend)["13"]) - drawn).mean() < 1.0
+    assert np.abs(server.picture(blend, "13") - drawn).mean() < 1.0
 
 
 def test_template_3_polishes_and_measures(server: Server) -> None:
@@ -226,7 +230,7 @@ def test_template_5_grows_with_strength(server: Server) -> None:
     assert np.abs(late - whole).mean() > 0
     # Strength 0 is the base itself: the same picture straight from the miniature's MODEL.
     graph["11"]["inputs"]["model"] = ["6", 0]
-    assert np.array_equal(server.shown(run_template(server, graph)["14"]), none)
+    assert np.array_equal(server.picture(graph, "14"), none)
 
 
 def photograph_to_lora(server: Server, side: int) -> Graph:
