@@ -76,7 +76,9 @@ class Server:
     def run(self, graph: Graph) -> dict[str, Any]:
         """The outputs of a graph, which must succeed."""
         history = self.finish(self.start(graph))
-        assert history["status"]["status_str"] == "success", history["status"]["messages"][-1]
+        kind, facts = history["status"]["messages"][-1]
+        told = "".join([*facts.get("traceback", []), str(facts.get("exception_message", kind))])
+        assert history["status"]["status_str"] == "success", told
         outputs: dict[str, Any] = history["outputs"]
         return outputs
 
