@@ -13,6 +13,7 @@ from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.ops.lowrank import LoraPair
 from . import host
+from .dials import choice, share_dial, strength_dial
 from .live_adapter import LiveAdapter
 from .wires import IDENTITY
 
@@ -48,13 +49,8 @@ class ApplyIdentityAdvanced(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         parts = [
-            io.Float.Input(
-                part,
-                default=1.0,
-                min=-4.0,
-                max=4.0,
-                step=0.05,
-                tooltip=f"Factor on the strength in {place}; 1 leaves it as it is, 0 switches the identity off there.",
+            strength_dial(
+                part, f"Factor on the strength in {place}; 1 leaves it as it is, 0 switches the identity off there."
             )
             for part, place in (
                 ("down", "the first half of the UNet, which settles the picture's layout"),
@@ -71,29 +67,22 @@ class ApplyIdentityAdvanced(io.ComfyNode):
             "how: merged into the weights as a LoRA is, or live while the UNet runs.",
             inputs=[
                 *_inputs(),
-                io.Float.Input(
+                share_dial(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where in sampling the identity sets in: 0 is the first step. Later leaves the composition "
+                    "Where in sampling the identity sets in: 0 is the first step. Later leaves the composition "
                     "to the base.",
+                    default=0.0,
                 ),
-                io.Float.Input(
+                share_dial(
                     "end_percent",
+                    "Where in sampling it ends: 1 is the last step. Earlier leaves fine texture to the base.",
                     default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where in sampling it ends: 1 is the last step. Earlier leaves fine texture to the base.",
                 ),
-                io.Combo.Input(
+                choice(
                     "mode",
-                    options=["automatic", "merged", "live"],
-                    default="automatic",
-                    tooltip="merged: added to the weights like any LoRA, costs nothing per step. live: added while the "
+                    "merged: added to the weights like any LoRA, costs nothing per step. live: added while the "
                     "UNet runs; needed for start and end, and exact on 8-bit checkpoints. automatic picks for you.",
+                    ["automatic", "merged", "live"],
                 ),
                 *parts,
             ],
@@ -135,13 +124,9 @@ def _inputs() -> list[Any]:
         io.Model.Input("model", tooltip="The checkpoint to personalise, of the family the identity was made for."),
         io.Clip.Input("clip", tooltip="Its text encoder, which reads the prompt."),
         IDENTITY.Input("identity", tooltip="From Predict, Polish, Load or Blend."),
-        io.Float.Input(
+        strength_dial(
             "strength",
-            default=1.0,
-            min=-4.0,
-            max=4.0,
-            step=0.05,
-            tooltip="How much of the identity: 1 is as it was made, 0 is the model alone. Lower it if the pictures "
+            "How much of the identity: 1 is as it was made, 0 is the model alone. Lower it if the pictures "
             "follow the prompt too little.",
         ),
     ]

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.pipelines.combine import averaged
 from . import host
+from .dials import share_dial
 from .wires import IDENTITY
 
 
@@ -26,13 +27,8 @@ class BlendIdentities(io.ComfyNode):
             inputs=[
                 IDENTITY.Input("first", tooltip="One person."),
                 IDENTITY.Input("second", tooltip="The other."),
-                io.Float.Input(
-                    "share",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How much of the second person: 0 is the first alone, 1 the second alone.",
+                share_dial(
+                    "share", "How much of the second person: 0 is the first alone, 1 the second alone.", default=0.5
                 ),
             ],
             outputs=[IDENTITY.Output(display_name="identity", tooltip="The blend; its word is the first person's.")],

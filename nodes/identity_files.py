@@ -56,7 +56,9 @@ class SaveIdentity(io.ComfyNode):
             write_identity(path, replace(identity, made_by=facts))
             if preview is not None:
                 save_image(path.with_suffix(".png"), preview[0, ..., :3].clone().movedim(-1, 0))
-            return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved as {path}"))
+            # The browser part looks for the second entry, and reads the lists of identities anew.
+            shown = {**ui.PreviewText(f"saved as {path}").as_dict(), "hyperdream_saved": (path.name,)}
+            return io.NodeOutput(str(path), ui=shown)
 
 
 class LoadIdentity(io.ComfyNode):
@@ -78,6 +80,17 @@ class LoadIdentity(io.ComfyNode):
                 )
             ],
             outputs=[IDENTITY.Output(display_name="identity", tooltip="Apply it, polish it, blend it or export it.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, identity: str | None = None) -> bool | str:
+        """In place of ComfyUI's own look at the list, whose message has no remedy."""
+        # It is None where another node gives the name, which is not known before that has run.
+        if identity is None or identity in host.identity_names():
+            return True
+        return (
+            f"{identity or '(nothing chosen)'} is not among the identities in models/hyperdream and output/hyperdream; "
+            "run the template '1 Quickstart' or Save Identity first, or choose another one"
         )
 
     @classmethod

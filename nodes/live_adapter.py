@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,8 +24,12 @@ class LiveAdapter:
         self._pairs, self._strength, self._sigmas = dict(pairs), strength, sigmas
         self._placed: tuple[torch.device, dict[str, LoraPair]] | None = None
 
-    def __call__(self, executor: Callable[..., Any], x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
-        """The UNet's answer, with the identity if it is time for it."""
+    def __call__(self, executor: Any, x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        """The UNet's answer, with the identity if it is time for it.
+
+        Args:
+            executor: ComfyUI's way on to the UNet, which it has as `class_obj`; the rest are the UNet's arguments.
+        """
         options = named.get("transformer_options") or next(
             (one for one in arguments if isinstance(one, dict) and "sigmas" in one), {}
         )

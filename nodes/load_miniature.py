@@ -1,19 +1,26 @@
-"""Load Miniature: the embedded Stable Diffusion in small, as MODEL, CLIP and VAE."""
+"""Load Miniature: the embedded Stable Diffusion in small, as MODEL, CLIP and VAE; read without diffusers."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from comfy_api.latest import io
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..hyperdream_core.pipelines.diffusers_base import DiffusersBase
-from ..hyperdream_core.pipelines.loading import MINIATURE, load_base
-from ..hyperdream_core.pipelines.single_file import UNET
-from ..hyperdream_core.pipelines.single_file_export import ldm_tensors
+from ..hyperdream_core.bases import BaseFamily, get_base
+from ..hyperdream_core.data.bundled import bundled_weights
+from ..hyperdream_core.errors import FileFormatError
+from ..hyperdream_core.formats.container import read_tensors
+from ..hyperdream_core.pipelines.single_file_export import unet_to_ldm
 from . import host, host_miniature
+from .small_autoencoder import SmallAutoencoder
+
+_TEXT_SETTINGS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "hidden_act")
 
 
 class LoadMiniature(io.ComfyNode):
@@ -42,56 +49,68 @@ class LoadMiniature(io.ComfyNode):
 
 
 def load_miniature() -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE of the miniature."""
-    base = load_base(MINIATURE)
-    encoder = base.family.text_encoders[0]
-    tensors = ldm_tensors(base)
-    text = f"{encoder.ldm_prefix}."
+    """MODEL, CLIP and VAE of the miniature.
+
+    Raises:
+        FileFormatError: a file of it is missing, damaged or of another size.
+    """
+    folder, family = bundled_weights() / "miniature" / "base", get_base("miniature")
+    schedule = _settings(folder / "scheduler" / "scheduler_config.json")
+    unet, unet_tensors = _part(folder / "unet")
+    text, text_tensors = _part(folder / "text_encoder")
+    vae, vae_tensors = _part(folder / "vae")
+    autoencoder = _filled(SmallAutoencoder.from_settings(vae), vae_tensors, folder / "vae")
+    scale = float(vae["scaling_factor"])
     model = host_miniature.small_model(
-        base.family,
-        {name.removeprefix(UNET): tensor for name, tensor in tensors.items() if name.startswith(UNET)},
-        heads=int(base.unet.config.attention_head_dim),
-        prediction_type=base.prediction_type,
-        scale=float(base.vae.config.scaling_factor),
-        rgb=_channel_colours(base),
+        family,
+        {unet_to_ldm(name, family.unet): tensor for name, tensor in unet_tensors.items()},
+        heads=int(unet["attention_head_dim"]),
+        prediction_type=str(schedule["prediction_type"]),
+        scale=scale,
+        rgb=_channel_colours(autoencoder, family, scale),
     )
-    settings = base.text_encoders[0].config
     clip = host_miniature.small_clip(
-        {name.removeprefix(text): tensor for name, tensor in tensors.items() if name.startswith(text)},
-        {
-            key: getattr(settings, key)
-            for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "hidden_act")
-        },
+        # transformers 5.6 dropped the first level of these names, which ComfyUI has.
+        {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text_tensors.items()},
+        {key: text[key] for key in _TEXT_SETTINGS},
     )
-    vae = host_miniature.small_vae(_PlainAutoencoder(base), base.family)
-    return model, clip, vae
+    return model, clip, host_miniature.small_vae(autoencoder, family)
 
 
-class _PlainAutoencoder(nn.Module):
-    """A diffusers autoencoder, whichever it is, with plain tensors in and out, as ComfyUI calls one."""
-
-    def __init__(self, base: DiffusersBase) -> None:
-        super().__init__()
-        self.autoencoder = base.vae
-        self._base = base
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Latents (b, c, h, w), not scaled, of pictures (b, 3, h, w) in -1..1."""
-        return self._base.encode_image(pictures / 2 + 0.5) / float(self.autoencoder.config.scaling_factor)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (b, 3, h, w) in -1..1 of latents (b, c, h, w), not scaled."""
-        return self._base.decode_latents(latents * float(self.autoencoder.config.scaling_factor)) * 2 - 1
+def _part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A part's settings, and its weights as float32."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileFormatError(folder, "has no weights, but the miniature needs them; install HyperDream again")
+    tensors = read_tensors(files[0])[1]
+    return _settings(folder / "config.json"), {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def _channel_colours(base: DiffusersBase) -> Tensor:
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileFormatError(path, f"is missing or damaged ({error}); install HyperDream again") from error
+    return settings
+
+
+def _filled(autoencoder: SmallAutoencoder, tensors: Mapping[str, Tensor], folder: Path) -> SmallAutoencoder:
+    try:
+        autoencoder.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        raise FileFormatError(
+            folder, f"is not the VAE that its settings describe ({error}); install HyperDream again"
+        ) from error
+    return autoencoder.requires_grad_(False).train(False)
+
+
+def _channel_colours(autoencoder: SmallAutoencoder, family: BaseFamily, scale: float) -> Tensor:
     """(c, 3): what each latent channel adds to red, green and blue in -1..1, fitted on clouds of colour."""
     generator = torch.Generator().manual_seed(0)
     clouds = torch.rand(16, 3, 8, 8, generator=generator)
-    pictures = F.interpolate(clouds, size=(64, 64), mode="bicubic").clamp(0, 1)
-    latents = base.encode_image(pictures).movedim(1, -1).flatten(0, 2)
-    factor = base.family.vae_factor
-    colours = F.avg_pool2d(pictures, factor).movedim(1, -1).flatten(0, 2) * 2 - 1
+    pictures = F.interpolate(clouds, size=(64, 64), mode="bicubic").clamp(0, 1) * 2 - 1
+    latents = scale * autoencoder.encode(pictures).movedim(1, -1).flatten(0, 2)
+    colours = F.avg_pool2d(pictures, family.vae_factor).movedim(1, -1).flatten(0, 2)
     # A little damping: channels that carry fine structure say nothing of colour.
     gram = latents.T @ latents + 0.01 * len(latents) * torch.eye(latents.shape[1])
     fitted: Tensor = torch.linalg.solve(gram, latents.T @ colours)

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..hyperdream_core.data.bundled import bundled_weights
 from ..hyperdream_core.pipelines.stored_hypernetwork import load_hypernetwork
 from . import host
+from .dials import choice
 from .wires import PREDICTOR, Predictor
 
 BUILT_IN = "miniature (built in)"
@@ -24,11 +25,10 @@ class LoadPredictor(io.ComfyNode):
             description="Loads the network that looks at a face and writes down who it is. The built-in one belongs to "
             "the miniature. Put others into models/hyperdream/predictors; each serves one kind of checkpoint.",
             inputs=[
-                io.Combo.Input(
+                choice(
                     "predictor",
-                    options=[BUILT_IN, *host.predictor_names()],
-                    default=BUILT_IN,
-                    tooltip="The built-in one works with Load Miniature. Files lie in models/hyperdream/predictors.",
+                    "The built-in one works with Load Miniature. Files lie in models/hyperdream/predictors.",
+                    [BUILT_IN, *host.predictor_names()],
                 )
             ],
             outputs=[PREDICTOR.Output(display_name="predictor", tooltip="Connect to Predict Identity.")],

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..hyperdream_core.bases import TARGET_SETS
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.pipelines.finetune import FinetuneConfig
+from .dials import choice, count_dial
 from .polish import PolishOptions, polish
 from .wires import FACES, IDENTITY, Faces
 
@@ -94,12 +95,8 @@ def _inputs() -> list[Any]:
             optional=True,
             tooltip="Where to start, from Predict Identity. Without one, polishing starts from nothing.",
         ),
-        io.Int.Input(
-            "steps",
-            default=_DEFAULT.steps,
-            min=1,
-            max=2000,
-            tooltip="How long to train. 40 is enough after a prediction; from nothing take 200 or more.",
+        _count(
+            "steps", "How long to train. 40 is enough after a prediction; from nothing take 200 or more.", (1, 2000)
         ),
         io.String.Input(
             "caption",
@@ -108,9 +105,7 @@ def _inputs() -> list[Any]:
             tooltip="What the photographs show besides the person, such as 'smiling, at the beach', so that it is not "
             "learnt as a part of them. One line for all, or one line for each photograph.",
         ),
-        io.Int.Input(
-            "seed", default=0, min=0, max=2**32 - 1, tooltip="The same seed and settings give the same identity."
-        ),
+        _count("seed", "The same seed and settings give the same identity.", (0, 2**32 - 1)),
     ]
 
 
@@ -125,84 +120,60 @@ def _training_inputs() -> list[Any]:
             round=0.00001,
             tooltip="How large the steps are at first. Lower it if the pictures fall apart.",
         ),
-        io.Int.Input(
-            "rank",
-            default=_DEFAULT.rank,
-            min=1,
-            max=32,
-            tooltip="How much the training may change in each layer; more takes in more of the photographs.",
+        _count(
+            "rank", "How much the training may change in each layer; more takes in more of the photographs.", (1, 32)
         ),
-        io.Int.Input(
+        _count(
             "file_rank",
-            default=_DEFAULT.file_rank,
-            min=0,
-            max=64,
-            tooltip="How much of it the file keeps, the most important first; 0 keeps all and makes larger files.",
+            "How much of it the file keeps, the most important first; 0 keeps all and makes larger files.",
+            (0, 64),
         ),
-        io.Int.Input(
-            "batch", default=_DEFAULT.batch, min=1, max=64, tooltip="Samples in a step; more takes more memory."
-        ),
-        io.Int.Input(
-            "crops",
-            default=_DEFAULT.crops,
-            min=0,
-            max=32,
-            tooltip="Slightly moved copies of each photograph, so that its framing is not learnt.",
-        ),
-        io.Int.Input(
+        _count("batch", "Samples in a step; more takes more memory.", (1, 64)),
+        _count("crops", "Slightly moved copies of each photograph, so that its framing is not learnt.", (0, 32)),
+        _count(
             "holdout_every",
-            default=_DEFAULT.holdout_every,
-            min=0,
-            max=500,
-            tooltip="Look at an unseen crop every so many steps and keep the best; 0 keeps the last step's.",
+            "Look at an unseen crop every so many steps and keep the best; 0 keeps the last step's.",
+            (0, 500),
         ),
-        io.Combo.Input(
-            "target_set",
-            options=list(TARGET_SETS),
-            default=_DEFAULT.target_set,
-            tooltip="Which layers are trained when there is no identity to start from.",
-        ),
-        io.String.Input(
-            "identifier",
-            default=_DEFAULT.identifier,
-            tooltip="The rare word that will stand for the person, when there is no identity to start from.",
-        ),
-        io.String.Input(
-            "class_noun",
-            default=_DEFAULT.class_noun,
-            tooltip="What kind of thing they are, such as face, man or dog; likewise.",
-        ),
+        choice("target_set", "Which layers are trained when there is no identity to start from.", TARGET_SETS),
+        _word("identifier", "The rare word that will stand for the person, when there is no identity to start from."),
+        _word("class_noun", "What kind of thing they are, such as face, man or dog; likewise."),
     ]
 
 
 def _host_inputs() -> list[Any]:
     return [
-        io.Combo.Input(
+        choice(
             "memory",
-            options=["automatic", "fast", "save memory"],
-            default="automatic",
-            tooltip="save memory takes about a quarter of the room and a third more time, with the same result. "
+            "save memory takes about a quarter of the room and a third more time, with the same result. "
             "automatic takes it where fast does not fit.",
+            ["automatic", "fast", "save memory"],
         ),
-        io.Int.Input(
+        count_dial(
             "size",
-            default=0,
-            min=0,
-            max=2048,
-            step=8,
-            tooltip="Side of the pictures trained on, in px; 0 takes the checkpoint's own, such as 512. Less takes "
+            "Side of the pictures trained on, in px; 0 takes the checkpoint's own, such as 512. Less takes "
             "less memory.",
+            default=0,
+            limits=(0, 2048),
+            step=8,
         ),
-        io.Int.Input(
-            "preview_every", default=10, min=0, max=500, tooltip="Steps between preview pictures; 0 shows none."
-        ),
-        io.Combo.Input(
+        count_dial("preview_every", "Steps between preview pictures; 0 shows none.", default=10, limits=(0, 500)),
+        choice(
             "on_stop",
-            options=["save and stop", "save and go on"],
-            default="save and stop",
-            tooltip="What Stop does: save the best so far and end the run, or save it and go on with it.",
+            "What Stop does: save the best so far and end the run, or save it and go on with it.",
+            ["save and stop", "save and go on"],
         ),
     ]
+
+
+def _count(name: str, tooltip: str, limits: tuple[int, int]) -> Any:
+    """A whole number of the training's settings."""
+    return count_dial(name, tooltip, default=getattr(_DEFAULT, name), limits=limits)
+
+
+def _word(name: str, tooltip: str) -> Any:
+    """A word of the training's settings."""
+    return io.String.Input(name, default=getattr(_DEFAULT, name), tooltip=tooltip)
 
 
 def _outputs() -> list[Any]:

@@ -16,6 +16,7 @@ from ..hyperdream_core.data.images import resize
 from ..hyperdream_core.errors import ReferenceImageError
 from ..hyperdream_core.pipelines.prepare import PrepareConfig, PreparedReferences, prepare_references
 from . import host
+from .dials import choice, count_dial
 from .wires import FACES, LANDMARKS, Faces
 
 _SIZE = 512
@@ -35,33 +36,29 @@ class PrepareFace(io.ComfyNode):
             "photograph is for a likeness. Several photographs of one person, as a batch, make a better likeness.",
             inputs=[
                 io.Image.Input("image", tooltip="One photograph, or a batch of photographs of the same person."),
-                io.Combo.Input(
+                choice(
                     "detector",
-                    options=list(get_args(DetectorName)),
-                    default="auto",
-                    tooltip="Who looks for faces. auto: insightface if you have its models, otherwise the finder that "
+                    "Who looks for faces. auto: insightface if you have its models, otherwise the finder that "
                     "comes with scikit-image. already-cropped: take the picture as it is, as for the miniature.",
+                    get_args(DetectorName),
                 ),
-                io.Combo.Input(
+                choice(
                     "order",
-                    options=list(get_args(FaceOrder)),
-                    default="size",
-                    tooltip="How faces are counted in a photograph that shows several: the largest first, from left to "
+                    "How faces are counted in a photograph that shows several: the largest first, from left to "
                     "right, or from the centre outwards. The preview shows the numbers.",
+                    get_args(FaceOrder),
                 ),
-                io.Int.Input(
+                count_dial(
                     "index",
+                    "Which face to take, counted from 1. 0 takes the first and tells you if there are others.",
                     default=0,
-                    min=0,
-                    max=99,
-                    tooltip="Which face to take, counted from 1. 0 takes the first and tells you if there are others.",
+                    limits=(0, 99),
                 ),
-                io.Combo.Input(
+                choice(
                     "on_no_face",
-                    options=["stop", "skip", "whole-picture"],
-                    default="stop",
-                    tooltip="What to do with a photograph in which no face is found: stop with a message, leave it "
+                    "What to do with a photograph in which no face is found: stop with a message, leave it "
                     "out, or use the whole picture.",
+                    ["stop", "skip", "whole-picture"],
                 ),
                 LANDMARKS.Input(
                     "landmarks",

@@ -98,7 +98,7 @@ def test_every_module_of_the_nodes_says_in_a_sentence_what_it_is(shipped: set[st
 
 def test_the_registry_is_told_what_it_asks_for() -> None:
     text = read("pyproject.toml")
-    for entry in ("[tool.comfy]", "PublisherId = ", "DisplayName = ", "requires-comfyui = "):
+    for entry in ("[tool.comfy]", "PublisherId = ", "DisplayName = ", "requires-comfyui = ", 'Repository = "https://'):
         assert entry in text
     assert "comfyui" not in text.partition('name = "')[2].partition('"')[0].lower()
 

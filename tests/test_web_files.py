@@ -164,6 +164,16 @@ def test_a_template_on_the_miniature_draws_at_its_size(path: Path) -> None:
         assert sizes and all(size == [side, side] for size in sizes)
 
 
+def test_an_identity_that_a_template_names_is_an_example_only() -> None:
+    # Whoever opens the template may have saved nobody of that name; the browser part takes another then.
+    nodes = [node for path in WORKFLOWS for node in read_json(path)["nodes"]]
+    loaders = [node for node in nodes if node["type"] == "HyperDreamLoadIdentity"]
+    assert loaders and {node["properties"]["hyperdream_example_for"] for node in loaders} == {
+        get_base("miniature").name
+    }
+    assert '"hyperdream_example_for"' in (ROOT / "web" / "identity_lists.js").read_text(encoding="utf-8")
+
+
 def test_the_templates_between_them_show_every_simple_node() -> None:
     shown = {node["type"] for path in WORKFLOWS for node in read_json(path)["nodes"]}
     assert set(CONTRACT) - shown == {"HyperDreamPolishIdentityAdvanced"}

@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { IdentityCard } from "./identity_card.js";
+import { refreshLists } from "./identity_lists.js";
 import { listIdentities } from "./library_requests.js";
 import { button, element, icon } from "./elements.js";
 
@@ -79,7 +80,7 @@ export class LibraryPanel {
   /** Read the list again and let the nodes' own lists follow. */
   async changed() {
     await this.refresh();
-    await app.refreshComboInNodes?.();
+    await refreshLists();
   }
 
   show() {

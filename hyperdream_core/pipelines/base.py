@@ -110,4 +110,6 @@ def frozen(base: Base) -> Iterator[None]:
         for module, flag in zip(modules, was_training, strict=True):
             module.training = flag
         for parameter, flag in zip(parameters, required, strict=True):
-            parameter.requires_grad_(flag)
+            # Weights that a host has loaded in inference mode take the flag back only there.
+            with torch.inference_mode(parameter.is_inference()):
+                parameter.requires_grad_(flag)

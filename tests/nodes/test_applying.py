@@ -123,4 +123,4 @@ def test_a_prompt_gets_the_word_that_stands_for_the_person(host: Host, miniature
     with torch.inference_mode():
         told = node.execute(clip=miniature[1], identity=identity, text="at night")
     assert told.args[1] == "a sks face, at night"
-    assert told.ui["text"][0].startswith("The text named nobody, so it was changed to: a sks face, at night")
+    assert told.ui.as_dict()["text"][0].startswith("The text named nobody, so it was changed to: a sks face, at night")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .conftest import Host
+from .conftest import ROOT, Host
 
 
 def difference(first: Any, second: Any) -> float:
@@ -31,6 +31,22 @@ def test_what_is_saved_is_loaded(host: Host, identity: Any, portrait: Tensor) ->
     # Stored in 16 bit.
     assert difference(loaded, identity) < 3e-3 and loaded.made_by["notes"] == "from the beach"
     assert "notes" not in identity.made_by
+
+
+def test_the_browser_is_told_that_the_lists_are_old(host: Host, identity: Any) -> None:
+    shown = host.module("").SaveIdentity.execute(identity=identity, name="sofia", notes="").ui
+    assert shown["hyperdream_saved"] == ("sofia.safetensors",)
+    assert shown["text"][0].startswith("saved as ")
+    assert "hyperdream_saved" in (ROOT / "web" / "identity_lists.js").read_text(encoding="utf-8")
+
+
+def test_a_missing_identity_is_refused_before_the_prompt_runs(host: Host, identity: Any) -> None:
+    save(host, identity)
+    validate = host.module("").LoadIdentity.validate_inputs
+    assert validate(identity="sofia.safetensors") is True and validate() is True
+    for name in ("portrait.safetensors", "../sofia.safetensors", "notes.txt", ""):
+        message = validate(identity=name)
+        assert message.startswith(f"{name or '(nothing chosen)'} is not among the identities in models/hyperdream")
 
 
 def test_a_name_is_never_used_twice(host: Host, identity: Any) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .conftest import Host
+from .conftest import ROOT, Host
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,34 @@ def test_its_vae_codes_as_it_does_outside(host: Host, miniature: Any, base: Any,
     latents = base.encode_image(pictures)
     torch.testing.assert_close(ours.encode_image(pictures), latents, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.decode_latents(latents), base.decode_latents(latents), atol=1e-5, rtol=1e-5)
+
+
+def test_the_miniature_is_read_without_diffusers(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The double's UNet is diffusers' own, so only what reads the files is run without it.
+    made = host.module("host_miniature")
+    for name in ("small_model", "small_clip", "small_vae"):
+        monkeypatch.setattr(made, name, lambda *given, **named: given[0])
+    for package in ("diffusers", "accelerate"):
+        monkeypatch.setitem(sys.modules, package, None)
+    family, text, autoencoder = host.module("load_miniature").load_miniature()
+    assert family.name == "miniature" and all(name.startswith("text_model.") for name in text)
+    assert type(autoencoder).__name__ == "SmallAutoencoder"
+
+
+def test_a_damaged_miniature_is_one_sentence(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = host.module("load_miniature")
+    refused = pytest.raises(host.core("errors").FileFormatError, match="install HyperDream again")
+    monkeypatch.setattr(module, "bundled_weights", lambda: tmp_path)
+    with refused:
+        module.load_miniature()
+    shutil.copytree(ROOT / "weights" / "miniature" / "base", tmp_path / "miniature" / "base")
+    settings = tmp_path / "miniature" / "base" / "vae" / "config.json"
+    settings.write_text(settings.read_text("utf-8").replace('"latent_channels": ', '"latent_channels": 1'), "utf-8")
+    with refused:
+        module.load_miniature()
+    next(settings.parent.glob("*.safetensors")).unlink()
+    with refused:
+        module.load_miniature()
 
 
 def test_a_node_predicts_what_the_core_predicts(host: Host, identity: Any, portrait: Tensor) -> None:

@@ -34,3 +34,16 @@ def test_freezing_ends_with_what_was_before_even_after_an_error(base: DiffusersB
         assert layer.training and layer.weight.requires_grad and not base.unet.conv_out.weight.requires_grad
     finally:
         layer.train(False).requires_grad_(False)
+
+
+def test_weights_that_were_loaded_in_inference_mode_are_let_go_again(base: DiffusersBase) -> None:
+    # So ComfyUI's checkpoint loader leaves them, in front of everything that polishes or draws.
+    with torch.inference_mode():
+        loaded = torch.nn.Parameter(torch.zeros(2))
+    base.unet.register_parameter("loaded_by_a_host", loaded)
+    try:
+        with frozen(base):
+            assert not loaded.requires_grad
+        assert loaded.requires_grad
+    finally:
+        del base.unet.loaded_by_a_host

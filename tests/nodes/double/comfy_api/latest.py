@@ -67,4 +67,14 @@ io = SimpleNamespace(
     Custom=_Wire,
     **{name: _Wire(wire) for name, wire in _WIRES.items()},
 )
-ui = SimpleNamespace(PreviewText=lambda text: {"text": (text,)})
+
+
+class _PreviewText:
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"text": (self.value,)}
+
+
+ui = SimpleNamespace(PreviewText=_PreviewText)
