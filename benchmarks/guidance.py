@@ -139,7 +139,7 @@ def print_table(seconds: dict[str, list[float]]) -> None:
 
 
 def new_branches(base: EncodedBase, case: Case, adapter: dict[str, LoraPair], config: SampleConfig) -> Branches:
-    subjects = resolve(base, adapter, config, case.pictures)
+    subjects = resolve(base.family, adapter, config, case.pictures)
     return Branches(base, [PROMPT] * case.pictures, "", subjects, config)
 
 
