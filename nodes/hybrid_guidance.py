@@ -248,6 +248,7 @@ def outputs() -> list[Any]:
         io.Model.Output(tooltip="The MODEL to sample with; the one that came in stays as it is."),
         io.Conditioning.Output(display_name="positive", tooltip="The prompt in both wordings, for the sampler."),
         io.Conditioning.Output(display_name="negative", tooltip="The negative prompt, for the sampler."),
+        io.String.Output(display_name="text", tooltip="The prompts of person and base, as they were encoded."),
     ]
 
 
@@ -282,7 +283,7 @@ def guidance_config(
 def output(model: Any, clip: Any, people: list[Person], prompts: Prompts, config: GuidanceConfig) -> io.NodeOutput:
     """The node's answer."""
     made = guided(model, clip, people, prompts, config)
-    return io.NodeOutput(made.model, made.positive, made.negative, ui=ui.PreviewText(made.said))
+    return io.NodeOutput(made.model, made.positive, made.negative, made.said, ui=ui.PreviewText(made.said))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
