@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -73,7 +72,6 @@ class Guidance:
 
     def __init__(self, config: GuidanceConfig, subjects: Sequence[ResolvedSubject]) -> None:
         self.config, self.subjects = config, list(subjects)
-        self._guide = lru_cache(maxsize=8)(lambda scale: Guide(replace(config, guidance_scale=scale)))
         self._placed: tuple[torch.device, list[ResolvedSubject]] | None = None
         self._masks: tuple[tuple[int, int], Tensor] | None = None
 
@@ -81,7 +79,11 @@ class Guidance:
         """What happens at noise level `t` under a sampler's guidance scale."""
         if self._placed is None or self._placed[0] != device:
             self._placed = device, [_on(subject, device) for subject in self.subjects]
-        return GuidedStep(self, self._placed[1], self._guide(scale), t)
+        return GuidedStep(self, self._placed[1], Guide(replace(self.config, guidance_scale=scale)), t)
+
+    def leave_device(self) -> None:
+        """Give back what was placed there for a run."""
+        self._placed = None
 
     def masks(self, latents: Tensor) -> Tensor | None:
         """Where each subject is, (s, h, w) at the size of latents (b, c, h, w); None is everywhere.

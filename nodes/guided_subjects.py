@@ -103,16 +103,15 @@ def guided(model: Any, clip: Any, people: Sequence[Person], prompts: Prompts, co
 
 def _resolved(person: Person, family: BaseFamily, config: GuidanceConfig) -> tuple[ResolvedSubject, Pairs]:
     """The subject with its pairs named as the UNet names its layers, and the CLIP's weights that it changes."""
-    adapter, text = person.adapter, {}
-    if isinstance(adapter, LoraFile):
-        adapter, text = person.adapter.unet, person.adapter.text
-    subject = resolve(
-        family, Subject(adapter=adapter, neutral=person.neutral, identifier=person.identifier), config, 1
-    )[0]
+    adapter = person.adapter
+    of_unet: Identity | Pairs = adapter if isinstance(adapter, Identity) else adapter.unet
+    wanted = Subject(adapter=of_unet, neutral=person.neutral, identifier=person.identifier)
+    subject = resolve(family, wanted, config, 1)[0]
     if isinstance(adapter, Identity):
-        pairs = adapter.expand()
-        text = {host.text_weight(name, family): pair for name, pair in pairs.items() if _is_text(name)}
+        text = {host.text_weight(name, family): pair for name, pair in adapter.expand().items() if _is_text(name)}
         subject = replace(subject, pairs=tuple(_of_unet(one, family) for one in subject.pairs))
+    else:
+        text = adapter.text
     return replace(subject, neutral=_of_unet(subject.neutral, family), mask=person.mask), text
 
 

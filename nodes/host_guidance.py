@@ -70,7 +70,10 @@ class _Wrappers:
                 conds[_name((kind, subject))] = [{**entry, "uuid": uuid.uuid4()} for entry in entries]
             for entry in conds.get(end, ()):
                 entry[_ROLE] = kind
-        return executor(*arguments, **named)
+        try:
+            return executor(*arguments, **named)
+        finally:
+            self._guidance.leave_device()
 
     def predict(
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: Any = None
@@ -112,20 +115,21 @@ class _Wrappers:
                 "this sampler passes ComfyUI's guiders by, and Hybrid Guidance works through them; use KSampler, "
                 "SamplerCustom or SamplerCustomAdvanced"
             )
+        step, by_name = now.step, now.conds
         strangers = [cond for cond in conds if cond is not None and _role(cond) is None]
 
         def run(parts: Sequence[Part]) -> Sequence[Tensor]:
             ordered = _in_hosts_order(parts)
             places: list[Part | None] = [*ordered, *(Part((PROMPT, None), {}, 0.0) for _ in strangers)]
-            asked = [None if one is None else now.conds[_name(one.key)] for one in ordered]
+            asked = [None if one is None else by_name[_name(one.key)] for one in ordered]
             empty = Part((NULL, None), {}, 0.0)
-            inside = _Now(now.step, now.conds, tuple(one or empty for one in places))
+            inside = _Now(step, by_name, tuple(one or empty for one in places))
             found = executor(model, [*asked, *strangers], x, timestep, _with(model_options, inside))
             others.extend(found[len(ordered) :])
             return [found[ordered.index(part)] for part in parts]
 
         others: list[Tensor] = []
-        answers = now.step.answer([None if cond is None else _role(cond) for cond in conds], x, run)
+        answers = step.answer([None if cond is None else _role(cond) for cond in conds], x, run)
         if strangers and not others:
             run(())
         left = iter(others)

@@ -16,6 +16,7 @@ from .hybrid_guidance import PRESETS, dial_inputs, guidance_config, output, outp
 from .wires import IDENTITY
 
 _MOST = 4
+_Places = Sequence[tuple[Identity | None, Tensor | None]]
 
 
 class RegionalIdentities(io.ComfyNode):
@@ -67,13 +68,13 @@ class RegionalIdentities(io.ComfyNode):
         identity_4: Identity | None = None,
         mask_4: Tensor | None = None,
     ) -> io.NodeOutput:
-        places = [(identity_1, mask_1), (identity_2, mask_2), (identity_3, mask_3), (identity_4, mask_4)]
+        places: _Places = [(identity_1, mask_1), (identity_2, mask_2), (identity_3, mask_3), (identity_4, mask_4)]
         with host.ordinary_tensors():
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
             return output(model, clip, _people(places), Prompts(prompt, negative_prompt, base_prompt), config)
 
 
-def _people(places: Sequence[tuple[Identity | None, Tensor | None]]) -> list[Person]:
+def _people(places: _Places) -> list[Person]:
     """Those of whom both identity and mask are connected."""
     people = []
     for number, (identity, mask) in enumerate(places, start=1):
