@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--base", choices=("miniature", "sd15", "both"), default="both", help="shape of the UNet")
     parser.add_argument("--rounds", type=int, default=20, help="steps of each kind on the miniature (default: 20)")
     parser.add_argument("--sd15-rounds", type=int, default=3, help="the same on SD 1.5's shape (default: 3)")
+    parser.add_argument("--sd15-pixels", type=int, default=256, help="side of its pictures on a CPU (default: 256 px)")
     parser.add_argument("--runs", type=int, default=3, help="whole runs of each kind; 0 leaves them out (default: 3)")
     parser.add_argument("--steps", type=int, default=20, help="of a run (default: 20; on SD 1.5's shape on a CPU: 10)")
     parser.add_argument("--rank", type=int, default=4, help="of the adapter (default: 4)")
@@ -80,7 +81,7 @@ def main() -> None:
     large = {**shared, "runs": min(1, arguments.runs), "steps": min(10, arguments.steps)}
     cases = [
         Case(family="miniature", pixels=64, pictures=4, rounds=arguments.rounds, steps=arguments.steps, **shared),
-        Case(family="sd15", pixels=256, pictures=1, rounds=arguments.sd15_rounds, **large),
+        Case(family="sd15", pixels=arguments.sd15_pixels, pictures=1, rounds=arguments.sd15_rounds, **large),
     ]
     if torch.cuda.is_available():
         on_cuda = {**shared, "steps": arguments.steps, "device": "cuda", "dtype": torch.bfloat16}

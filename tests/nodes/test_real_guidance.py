@@ -128,6 +128,18 @@ def test_two_people_in_two_halves(server: Server) -> None:
     assert np.abs(found - server.picture(hybrid())).mean() < 1.0
 
 
+def test_an_area_on_the_prompt_holds_for_base_and_person(server: Server) -> None:
+    area = {"width": 64, "height": 64, "x": 32, "y": 0, "strength": 1.0}
+    pictures = []
+    for graph in (plain("a face"), hybrid(subject_scale=0.0), plain("a sks face", "live"), hybrid(guidance="plain")):
+        graph["area"] = node("ConditioningSetArea", conditioning=graph["drawn"]["inputs"]["positive"], **area)
+        graph["drawn"]["inputs"]["positive"] = ["area", 0]
+        pictures.append(server.picture(graph))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[2], pictures[3])
+    assert np.abs(pictures[0] - pictures[2]).mean() > 1.0
+
+
 def test_a_refusal_is_one_message_at_the_node(server: Server) -> None:
     for graph, place, words in (
         (hybrid(schedule="0-0.4:1, 0.5-1:0"), "hybrid", "noise bands have a gap"),
