@@ -1,4 +1,4 @@
-"""Guided sampling in the real ComfyUI: run where HYPERDREAM_COMFYUI_ROOT names a checkout, as test_real_comfyui.py."""
+"""Guided sampling in the real ComfyUI: run where `test_real_comfyui.py` is."""
 
 from __future__ import annotations
 
