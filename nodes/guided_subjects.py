@@ -26,7 +26,7 @@ _UNNAMED = "sks"
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class ConnectedSubject:
     """One subject as it is connected."""
 
     adapter: Identity | LoraFile
@@ -55,13 +55,13 @@ class Prompts:
     base_prompt: str
     """empty for the prompt without the words that stand for people"""
 
-    def of_base(self, people: Sequence[Person]) -> str:
+    def of_base(self, subjects: Sequence[ConnectedSubject]) -> str:
         """What the base alone is asked."""
         if self.base_prompt.strip():
             return self.base_prompt
         text = self.prompt
-        for person in people:
-            text = without_identifier(text, person.identifier)
+        for subject in subjects:
+            text = without_identifier(text, subject.identifier)
         return text
 
 
@@ -76,18 +76,20 @@ class Guided:
     """the prompts as they were encoded"""
 
 
-def guided(model: Any, clip: Any, people: Sequence[Person], prompts: Prompts, config: GuidanceConfig) -> Guided:
-    """MODEL and prompts for a sampler that mixes the base with these people.
+def guided(
+    model: Any, clip: Any, subjects: Sequence[ConnectedSubject], prompts: Prompts, config: GuidanceConfig
+) -> Guided:
+    """MODEL and prompts for a sampler that mixes the base with these subjects.
 
     Raises:
         BaseMismatchError: an adapter for another family than the MODEL's.
         ConfigError: settings that contradict each other.
     """
     family = host.family_of(model)
-    people = [replace(one, mask=_one_mask(one.mask, number)) for number, one in enumerate(people, start=1)]
-    found = [_resolved(person, family, config) for person in people]
+    subjects = [replace(one, mask=_one_mask(one.mask, number)) for number, one in enumerate(subjects, start=1)]
+    found = [_resolved(one, family, config) for one in subjects]
     null_share = 1.0 if config.null_strength is None else config.null_strength
-    base_text, texts = prompts.of_base(people), [person.prompt(prompts.prompt) for person in people]
+    base_text, texts = prompts.of_base(subjects), [one.prompt(prompts.prompt) for one in subjects]
     clips = [_with_text(clip, text, config.strength) for _, text in found]
     null_clips = [_with_text(clip, text, config.strength * null_share) for _, text in found]
     worded = [host.conditioning(one, text) for one, text in zip(clips, texts, strict=True)]
@@ -101,18 +103,18 @@ def guided(model: Any, clip: Any, people: Sequence[Person], prompts: Prompts, co
     return Guided(host_guidance.with_guidance(model, guidance), positive, negative, said)
 
 
-def _resolved(person: Person, family: BaseFamily, config: GuidanceConfig) -> tuple[ResolvedSubject, Pairs]:
+def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceConfig) -> tuple[ResolvedSubject, Pairs]:
     """The subject with its pairs named as the UNet names its layers, and the CLIP's weights that it changes."""
-    adapter = person.adapter
+    adapter = connected.adapter
     of_unet: Identity | Pairs = adapter if isinstance(adapter, Identity) else adapter.unet
-    wanted = Subject(adapter=of_unet, neutral=person.neutral, identifier=person.identifier)
+    wanted = Subject(adapter=of_unet, neutral=connected.neutral, identifier=connected.identifier)
     subject = resolve(family, wanted, config, 1)[0]
     if isinstance(adapter, Identity):
         text = {host.text_weight(name, family): pair for name, pair in adapter.expand().items() if _is_text(name)}
         subject = replace(subject, pairs=tuple(_of_unet(one, family) for one in subject.pairs))
     else:
         text = adapter.text
-    return replace(subject, neutral=_of_unet(subject.neutral, family), mask=person.mask), text
+    return replace(subject, neutral=_of_unet(subject.neutral, family), mask=connected.mask), text
 
 
 def _of_unet(pairs: Pairs, family: BaseFamily) -> dict[str, LoraPair]:

@@ -10,7 +10,7 @@ from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.pipelines.guide import GuidanceConfig
 from . import host
-from .guided_subjects import Person, Prompts, guided
+from .guided_subjects import ConnectedSubject, Prompts, guided
 from .lora_files import read_lora_file
 from .wires import IDENTITY
 
@@ -51,9 +51,9 @@ class HybridGuidance(io.ComfyNode):
         identity: Identity | None = None,
     ) -> io.NodeOutput:
         with host.ordinary_tensors():
-            person = the_person(identity, lora, model, clip)
+            subject = the_subject(identity, lora, model, clip)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
-            return output(model, clip, [person], Prompts(prompt, negative_prompt, base_prompt), config)
+            return output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
 
 
 class HybridGuidanceAdvanced(io.ComfyNode):
@@ -122,9 +122,9 @@ class HybridGuidanceAdvanced(io.ComfyNode):
             "branch_weights": _numbers(weights),
         }
         with host.ordinary_tensors():
-            person = the_person(identity, lora, model, clip, neutral)
+            subject = the_subject(identity, lora, model, clip, neutral)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength, **more)
-            return output(model, clip, [person], Prompts(prompt, negative_prompt, base_prompt), config)
+            return output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
 
 
 PRESETS = ["hybrid", "mix", "blend", "base-null", "plain"]
@@ -252,7 +252,9 @@ def outputs() -> list[Any]:
     ]
 
 
-def the_person(identity: Identity | None, lora: str, model: Any, clip: Any, neutral: Identity | None = None) -> Person:
+def the_subject(
+    identity: Identity | None, lora: str, model: Any, clip: Any, neutral: Identity | None = None
+) -> ConnectedSubject:
     """Whoever was connected or chosen.
 
     Raises:
@@ -262,8 +264,8 @@ def the_person(identity: Identity | None, lora: str, model: Any, clip: Any, neut
         both = "both an identity and a LoRA" if identity is not None else "neither an identity nor a LoRA"
         raise ConfigError(f"Hybrid Guidance was given {both}, expected one; connect an identity, or choose a LoRA")
     if identity is not None:
-        return Person(identity, neutral=neutral)
-    return Person(read_lora_file(host.stored_file(host.LORAS, lora), model, clip), neutral=neutral)
+        return ConnectedSubject(identity, neutral=neutral)
+    return ConnectedSubject(read_lora_file(host.stored_file(host.LORAS, lora), model, clip), neutral=neutral)
 
 
 def guidance_config(
@@ -280,9 +282,11 @@ def guidance_config(
     )
 
 
-def output(model: Any, clip: Any, people: list[Person], prompts: Prompts, config: GuidanceConfig) -> io.NodeOutput:
+def output(
+    model: Any, clip: Any, subjects: list[ConnectedSubject], prompts: Prompts, config: GuidanceConfig
+) -> io.NodeOutput:
     """The node's answer."""
-    made = guided(model, clip, people, prompts, config)
+    made = guided(model, clip, subjects, prompts, config)
     return io.NodeOutput(made.model, made.positive, made.negative, made.said, ui=ui.PreviewText(made.said))
 
 

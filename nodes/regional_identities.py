@@ -11,7 +11,7 @@ from torch import Tensor
 from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity
 from . import host
-from .guided_subjects import Person, Prompts
+from .guided_subjects import ConnectedSubject, Prompts
 from .hybrid_guidance import PRESETS, dial_inputs, guidance_config, output, outputs, prompt_inputs, wires
 from .wires import IDENTITY
 
@@ -71,12 +71,12 @@ class RegionalIdentities(io.ComfyNode):
         places: _Places = [(identity_1, mask_1), (identity_2, mask_2), (identity_3, mask_3), (identity_4, mask_4)]
         with host.ordinary_tensors():
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
-            return output(model, clip, _people(places), Prompts(prompt, negative_prompt, base_prompt), config)
+            return output(model, clip, _connected(places), Prompts(prompt, negative_prompt, base_prompt), config)
 
 
-def _people(places: _Places) -> list[Person]:
+def _connected(places: _Places) -> list[ConnectedSubject]:
     """Those of whom both identity and mask are connected."""
-    people = []
+    subjects = []
     for number, (identity, mask) in enumerate(places, start=1):
         if (identity is None) != (mask is None):
             has, lacks = ("mask", "identity") if identity is None else ("identity", "mask")
@@ -84,5 +84,5 @@ def _people(places: _Places) -> list[Person]:
                 f"{has}_{number} is connected and {lacks}_{number} is not, but a person needs both; connect it too"
             )
         if identity is not None:
-            people.append(Person(identity, mask))
-    return people
+            subjects.append(ConnectedSubject(identity, mask))
+    return subjects
