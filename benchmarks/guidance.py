@@ -3,7 +3,7 @@
 The kinds take turns in every round on one base with random weights, so that each ratio is of one moment of the machine:
 `plain` has two personalised branches, `base` two without an adapter, `hybrid` three and `blend` four in one call.
 `two calls` is hybrid without the one batch: the base's two branches, then the personalised one. Whole runs denoise from
-noise, with constant dials and with the default schedule, whose third branch is evaluated in its middle band only.
+noise, with constant dials and with the default schedule, whose third branch is evaluated in its noisy half only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hyperdream_core.pipelines.subject_adapters import resolve
 
 PROMPT = "a sks face, smiling"
 SETTINGS = {
-    "plain": SampleConfig(),
+    "plain": SampleConfig(guidance="plain"),
     "base": SampleConfig(strength=0.0),
     "hybrid": SampleConfig(guidance="hybrid", subject_scale=2.0),
     "blend": SampleConfig(guidance="blend", subject_scale=0.5),
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--base", choices=("miniature", "sd15", "both"), default="both", help="shape of the UNet")
     parser.add_argument("--rounds", type=int, default=20, help="steps of each kind on the miniature (default: 20)")
     parser.add_argument("--sd15-rounds", type=int, default=3, help="the same on SD 1.5's shape (default: 3)")
+    parser.add_argument("--sd15-pixels", type=int, default=256, help="side of its pictures on a CPU (default: 256 px)")
     parser.add_argument("--runs", type=int, default=3, help="whole runs of each kind; 0 leaves them out (default: 3)")
     parser.add_argument("--steps", type=int, default=20, help="of a run (default: 20; on SD 1.5's shape on a CPU: 10)")
     parser.add_argument("--rank", type=int, default=4, help="of the adapter (default: 4)")
@@ -80,7 +81,7 @@ def main() -> None:
     large = {**shared, "runs": min(1, arguments.runs), "steps": min(10, arguments.steps)}
     cases = [
         Case(family="miniature", pixels=64, pictures=4, rounds=arguments.rounds, steps=arguments.steps, **shared),
-        Case(family="sd15", pixels=256, pictures=1, rounds=arguments.sd15_rounds, **large),
+        Case(family="sd15", pixels=arguments.sd15_pixels, pictures=1, rounds=arguments.sd15_rounds, **large),
     ]
     if torch.cuda.is_available():
         on_cuda = {**shared, "steps": arguments.steps, "device": "cuda", "dtype": torch.bfloat16}
@@ -97,7 +98,7 @@ def measure(case: Case) -> None:
     adapter = random_adapter(case)
     kinds = {name: new_branches(base, case, adapter, config) for name, config in SETTINGS.items()}
     latents = initial_noise(base, range(case.pictures), case.pixels)
-    # In the middle band of the default schedule, where all branches are mixed.
+    # In the noisy half, where the default schedule mixes all branches.
     timestep = torch.tensor(650, device=base.device)
     steps: dict[str, Callable[[], object]] = {
         name: lambda one=one: one.predict(latents, timestep)  # type: ignore[misc]
@@ -139,7 +140,7 @@ def print_table(seconds: dict[str, list[float]]) -> None:
 
 
 def new_branches(base: EncodedBase, case: Case, adapter: dict[str, LoraPair], config: SampleConfig) -> Branches:
-    subjects = resolve(base, adapter, config, case.pictures)
+    subjects = resolve(base.family, adapter, config, case.pictures)
     return Branches(base, [PROMPT] * case.pictures, "", subjects, config)
 
 

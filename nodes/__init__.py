@@ -10,6 +10,7 @@ from .blend_identities import BlendIdentities
 from .encode_prompt import EncodePrompt
 from .example_picture import offer_example_picture
 from .export_lora import ExportLora
+from .hybrid_guidance import HybridGuidance, HybridGuidanceAdvanced
 from .identity_files import LoadIdentity, SaveIdentity
 from .library_routes import register
 from .load_miniature import LoadMiniature
@@ -18,6 +19,7 @@ from .measure_likeness import MeasureLikeness
 from .polish_identity import PolishIdentity, PolishIdentityAdvanced
 from .predict_identity import PredictIdentity
 from .prepare_face import PrepareFace
+from .regional_identities import RegionalIdentities
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadMiniature,
@@ -34,6 +36,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     ExportLora,
     BlendIdentities,
     MeasureLikeness,
+    HybridGuidance,
+    HybridGuidanceAdvanced,
+    RegionalIdentities,
 )
 
 

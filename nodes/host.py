@@ -1,7 +1,7 @@
 """Everything the nodes ask of ComfyUI: folders, memory manager, progress bar, models, patches.
 
-No other file of this package knows comfy or folder_paths, but `host_miniature.py`, which builds the miniature. The
-facts that this file rests on were seen in 0.8.0 and 0.28.0.
+No other file of this package knows comfy or folder_paths, but `host_miniature.py`, which builds the miniature, and
+`host_guidance.py`, which steps into sampling. The facts that this file rests on were seen in 0.8.0 and 0.28.0.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
 import comfy.model_management as memory
 import comfy.model_patcher
 import comfy.model_sampling
@@ -29,6 +30,7 @@ from ..hyperdream_core.errors import BaseMismatchError, Cancelled, ConfigError, 
 from ..hyperdream_core.ops.lowrank import LoraPair
 
 IDENTITIES = "hyperdream"
+LORAS = "loras"
 PREDICTORS = "hyperdream_predictors"
 _LIVE_KEY = "hyperdream"
 _PREVIEW_SIDE = 512
@@ -83,6 +85,11 @@ def identity_names() -> list[str]:
 def predictor_names() -> list[str]:
     """Names of the predictors' files, relative to their folders."""
     return list(folder_paths.get_filename_list(PREDICTORS))
+
+
+def lora_names() -> list[str]:
+    """Names of the LoRA files that ComfyUI's own loader offers."""
+    return [name for name in folder_paths.get_filename_list(LORAS) if name.endswith(".safetensors")]
 
 
 def stored_file(key: str, name: str) -> Path:
@@ -237,9 +244,21 @@ def with_patches(model: Any, pairs: Mapping[str, LoraPair], family: BaseFamily, 
 
 def clip_with_patches(clip: Any, pairs: Mapping[str, LoraPair], family: BaseFamily, strength: float) -> Any:
     """A clone of the CLIP likewise; pairs under the core's names of text encoder layers."""
+    return clip_with_weights(clip, {text_weight(name, family): pair for name, pair in pairs.items()}, strength)
+
+
+def clip_with_weights(clip: Any, pairs: Mapping[str, LoraPair], strength: float) -> Any:
+    """The same with the names that weights have within a CLIP's own module."""
     clone = clip.clone()
-    _add(clone, {f"{_text_layer(name, family)}.weight": pair for name, pair in pairs.items()}, strength)
+    _add(clone, pairs, strength)
     return clone
+
+
+def lora_places(model: Any, clip: Any) -> dict[str, str]:
+    """Layer in a LoRA file -> the weight that ComfyUI's own loader changes, `diffusion_model....` or the CLIP's."""
+    places: dict[str, str] = comfy.lora.model_lora_keys_unet(model.model, {})
+    texts: dict[str, str] = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    return {**places, **texts}
 
 
 def _add(clone: Any, pairs: Mapping[str, LoraPair], strength: float) -> None:
@@ -267,6 +286,11 @@ def _text_layer(name: str, family: BaseFamily) -> str:
     only = len(family.text_encoders) == 1
     part = ("clip_h" if only else "clip_g") if encoder.is_open_clip else "clip_l"
     return f"{part}.transformer.{name[len(encoder.name) + 1 :]}"
+
+
+def text_weight(name: str, family: BaseFamily) -> str:
+    """The name of a text encoder layer's weight within a CLIP's own module."""
+    return f"{_text_layer(name, family)}.weight"
 
 
 def text_layers(pairs: Mapping[str, LoraPair], family: BaseFamily) -> dict[str, LoraPair]:

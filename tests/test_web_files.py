@@ -13,6 +13,10 @@ import pytest
 from hyperdream_core.bases import get_base
 
 ROOT = Path(__file__).resolve().parents[1]
+GUIDED = [
+    "model", "clip", "prompt", "negative_prompt", "base_prompt", "guidance", "base_scale", "subject_scale", "schedule",
+    "strength",
+]  # fmt: skip
 CONTRACT = {
     "HyperDreamLoadMiniature": [],
     "HyperDreamLoadPredictor": ["predictor"],
@@ -28,12 +32,15 @@ CONTRACT = {
     "HyperDreamExportLora": ["identity", "name", "model"],
     "HyperDreamBlendIdentities": ["first", "second", "share"],
     "HyperDreamMeasureLikeness": ["images", "faces"],
+    "HyperDreamHybridGuidance": [*GUIDED, "lora", "identity"],
+    "HyperDreamHybridGuidanceAdvanced": [*GUIDED, "weights", "lora", "identity", "neutral"],
+    "HyperDreamRegionalIdentities": [*GUIDED, "identity_1", "mask_1", "identity_2", "mask_2"],
 }
 """Node -> the inputs that saved workflows rely on; nodes and inputs are never renamed."""
 LANGUAGES = ("en", "zh", "ja")
 CORE_NODES = {
-    "CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "ImageScaleBy", "KSampler", "LoadImage",
-    "MarkdownNote", "PreviewImage", "SaveImage", "VAEDecode",
+    "CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "ImageScaleBy", "InvertMask", "KSampler",
+    "LoadImage", "MarkdownNote", "MaskComposite", "PreviewImage", "SaveImage", "SolidMask", "VAEDecode",
 }  # fmt: skip
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 SCANNER_WORDS = re.compile(
@@ -111,7 +118,7 @@ def test_the_panels_texts_are_those_that_it_asks_for(language: str) -> None:
 
 
 def test_there_is_a_template_for_each_job_with_a_picture() -> None:
-    assert [path.stem[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5"]
+    assert [path.stem[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5", "6", "7"]
     for path in WORKFLOWS:
         picture = path.with_suffix(".jpg")
         assert picture.is_file() and picture.stat().st_size < 100_000
@@ -176,7 +183,7 @@ def test_an_identity_that_a_template_names_is_an_example_only() -> None:
 
 def test_the_templates_between_them_show_every_simple_node() -> None:
     shown = {node["type"] for path in WORKFLOWS for node in read_json(path)["nodes"]}
-    assert set(CONTRACT) - shown == {"HyperDreamPolishIdentityAdvanced"}
+    assert set(CONTRACT) - shown == {"HyperDreamPolishIdentityAdvanced", "HyperDreamHybridGuidanceAdvanced"}
 
 
 def test_the_blueprint_is_one_subgraph_that_hangs_together() -> None:

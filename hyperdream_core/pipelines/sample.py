@@ -75,7 +75,7 @@ def sample(
     seeds = [config.seed + index for index in range(len(prompts))] if seeds is None else seeds
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one for each")
-    subjects = resolve(base, adapter, config, len(prompts))
+    subjects = resolve(base.family, adapter, config, len(prompts))
     size = config.size or base.family.picture_size
     masks = _masks(base, subjects, size)
     starts = range(0, len(prompts), config.batch)

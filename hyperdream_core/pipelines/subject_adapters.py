@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..bases import BaseFamily
 from ..errors import BaseMismatchError, ConfigError
 from ..formats.adapter_file import Identity
 from ..ops.bands import check_cover, first_components, owner, rank_at
 from ..ops.lowrank import LoraPair, canonicalize
-from .base import Base
 from .guide import GuidanceConfig
 
 Pairs = Mapping[str, LoraPair]
@@ -84,7 +84,7 @@ class ResolvedSubject:
         return replace(self, pairs=tuple(_rows(one, rows) for one in self.pairs), neutral=_rows(self.neutral, rows))
 
 
-def resolve(base: Base, adapter: Adapter, config: GuidanceConfig, pictures: int) -> list[ResolvedSubject]:
+def resolve(family: BaseFamily, adapter: Adapter, config: GuidanceConfig, pictures: int) -> list[ResolvedSubject]:
     """The subjects to draw with, checked; at strength 0 their adapters are empty.
 
     Raises:
@@ -104,7 +104,7 @@ def resolve(base: Base, adapter: Adapter, config: GuidanceConfig, pictures: int)
         raise ConfigError(
             f"{len(subjects)} subjects need a mask each, so that each has its place; give every one a mask"
         )
-    return [_resolved(base, subject, config, pictures) for subject in subjects]
+    return [_resolved(family, subject, config, pictures) for subject in subjects]
 
 
 def fitted_masks(masks: Sequence[Tensor], size: tuple[int, int], latents: tuple[int, int]) -> Tensor:
@@ -130,7 +130,7 @@ def fitted_masks(masks: Sequence[Tensor], size: tuple[int, int], latents: tuple[
     return small
 
 
-def _resolved(base: Base, subject: Subject, config: GuidanceConfig, pictures: int) -> ResolvedSubject:
+def _resolved(family: BaseFamily, subject: Subject, config: GuidanceConfig, pictures: int) -> ResolvedSubject:
     bands = list(subject.bands)
     if bands and (subject.adapter is not None or tuple(config.active) != (0, 1)):
         raise ConfigError("adapters over bands leave no room for another adapter or for 'active'; give one of them")
@@ -140,7 +140,7 @@ def _resolved(base: Base, subject: Subject, config: GuidanceConfig, pictures: in
         bands += [AdapterBand(*gap, None) for gap in ((0.0, start), (end, 1.0)) if gap[0] < gap[1]]
     edges = tuple((band.start, band.end) for band in bands)
     check_cover(edges)
-    pairs = [_checked_pairs(base, band.adapter, pictures) for band in bands]
+    pairs = [_checked_pairs(family, band.adapter, pictures) for band in bands]
     if config.strength == 0:
         pairs = [{} for _ in pairs]
     if config.rank_share < 1:
@@ -154,18 +154,18 @@ def _resolved(base: Base, subject: Subject, config: GuidanceConfig, pictures: in
     return ResolvedSubject(
         edges,
         tuple(pairs),
-        _checked_pairs(base, subject.neutral, pictures),
+        _checked_pairs(family, subject.neutral, pictures),
         subject.identifier or (named[0] if named else "sks"),
         subject.mask,
         config.rank_share,
     )
 
 
-def _checked_pairs(base: Base, adapter: OneAdapter, pictures: int) -> Pairs:
+def _checked_pairs(family: BaseFamily, adapter: OneAdapter, pictures: int) -> Pairs:
     if isinstance(adapter, Identity):
-        if adapter.family != base.family.name:
+        if adapter.family != family.name:
             raise BaseMismatchError(
-                f"the identity was made for {adapter.family!r}, but the base is {base.family.name!r}; load a base of "
+                f"the identity was made for {adapter.family!r}, but the base is {family.name!r}; load a base of "
                 f"{adapter.family!r}"
             )
         return adapter.expand()

@@ -14,7 +14,8 @@ IDS = [
     "HyperDreamLoadMiniature", "HyperDreamLoadPredictor", "HyperDreamPrepareFace", "HyperDreamPredictIdentity",
     "HyperDreamPolishIdentity", "HyperDreamPolishIdentityAdvanced", "HyperDreamApplyIdentity",
     "HyperDreamApplyIdentityAdvanced", "HyperDreamEncodePrompt", "HyperDreamSaveIdentity", "HyperDreamLoadIdentity",
-    "HyperDreamExportLora", "HyperDreamBlendIdentities", "HyperDreamMeasureLikeness",
+    "HyperDreamExportLora", "HyperDreamBlendIdentities", "HyperDreamMeasureLikeness", "HyperDreamHybridGuidance",
+    "HyperDreamHybridGuidanceAdvanced", "HyperDreamRegionalIdentities",
 ]  # fmt: skip
 """Never renamed: graphs that people have saved name them."""
 
@@ -73,4 +74,4 @@ def test_only_the_host_files_know_comfyui() -> None:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [str(node.module)]
             found |= {path.name for name in names if name.partition(".")[0] in hosts}
-    assert found == {"host.py", "host_miniature.py"}
+    assert found == {"host.py", "host_guidance.py", "host_miniature.py"}

@@ -14,6 +14,10 @@ def start_in(folder: Path) -> None:
     global models_dir, output_dir
     models_dir, output_dir = str(folder / "models"), str(folder / "output")
     folder_names_and_paths.clear()
+    folder_names_and_paths["loras"] = (
+        [str(folder / "models" / "loras"), str(folder / "output" / "loras")],
+        {".safetensors"},
+    )
 
 
 def get_output_directory() -> str:

@@ -25,6 +25,10 @@ class ModelSamplingDiscrete(nn.Module):
         alpha_bar = torch.cumprod(1.0 - betas, 0)
         self.register_buffer("sigmas", ((1 - alpha_bar) / alpha_bar).sqrt().float())
 
+    def timestep(self, sigma: Tensor) -> Tensor:
+        log_sigmas: Tensor = self.sigmas.log()
+        return (sigma.log()[None] - log_sigmas[:, None]).abs().argmin(0)
+
     def percent_to_sigma(self, percent: float) -> float:
         if percent <= 0.0:
             return 999999999.9

@@ -57,7 +57,7 @@ class ComfyExtension:
 
 _WIRES = {
     "Model": "MODEL", "Clip": "CLIP", "Vae": "VAE", "Image": "IMAGE", "String": "STRING", "Int": "INT",
-    "Float": "FLOAT", "Combo": "COMBO", "Conditioning": "CONDITIONING", "LoraModel": "LORA_MODEL",
+    "Float": "FLOAT", "Mask": "MASK", "Combo": "COMBO", "Conditioning": "CONDITIONING", "LoraModel": "LORA_MODEL",
 }  # fmt: skip
 
 io = SimpleNamespace(
