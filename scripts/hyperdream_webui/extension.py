@@ -36,7 +36,7 @@ def tabs() -> list[tuple[Any, str, str]]:
 
 def add_routes(demo: Any, app: Any) -> None:
     """The API, behind the host's own switch."""
-    from . import routes
-
     if workshop().webui.has_api:
+        from . import routes
+
         routes.register(app, workshop())

@@ -47,6 +47,14 @@ class WebUI:
         return self.own_folder, self.own_folder.parent / "insightface"
 
     @property
+    def font_file(self) -> str:
+        """The host's font; empty if it has none. Its Pillow has but a small one of dots."""
+        from modules import paths_internal
+
+        file = getattr(paths_internal, "roboto_ttf_file", "")
+        return str(file) if file and Path(file).is_file() else ""
+
+    @property
     def has_api(self) -> bool:
         """Whether the user has switched the host's API on."""
         from modules import shared

@@ -35,7 +35,9 @@ class ForgeBase(LoadedBase):
         self.prediction_type = "v_prediction" if "v" in str(predictor.prediction_type) else "epsilon"
         sigmas = predictor.sigmas.detach().to("cpu", torch.float64)
         self.alphas_cumprod = (1.0 / (sigmas.square() + 1.0)).float()
-        self._is_loaded = False
+        # Before anything is frozen: flags cannot be set on inference tensors, and these are replaced.
+        self._load()
+        self._is_encoding = True
 
     def modules(self) -> Sequence[nn.Module]:
         return (self.unet,)
@@ -51,7 +53,10 @@ class ForgeBase(LoadedBase):
         self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
         """As in Automatic1111, and with residuals that leave their input as it is."""
-        self._load()
+        if self._is_encoding:
+            # Text encoder and VAE may have driven the UNet from its device.
+            self._load()
+            self._is_encoding = False
         with ExitStack() as stack:
             stack.enter_context(without_in_place_residuals(self.unet))
             stack.enter_context(super().adapted(pairs, strength, samples_each))
@@ -81,15 +86,12 @@ class ForgeBase(LoadedBase):
         return output.float()
 
     def _load(self) -> None:
-        """Bring the UNet to its device, without LoRAs, as weights that gradients pass; once."""
-        if self._is_loaded:
-            return
+        """Bring the UNet to its device, without LoRAs, as weights that gradients pass."""
         from backend import memory_management
 
         memory_management.load_model_gpu(self.patcher)
         self.patcher.refresh_loras()
         leave_inference_mode(self.unet)
-        self._is_loaded = True
 
 
 def loaded_base() -> ForgeBase:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from hyperdream_core.errors import ConfigError, HyperDreamError
 
-from .workshop import FaceChoice, Order, Workshop
+from .workshop import CHECKPOINT, FaceChoice, Order, Workshop
 
 PREFIX = "/hyperdream/v1"
 _LARGEST_PICTURE = 64_000_000
@@ -57,7 +57,7 @@ def register(app: Any, workshop: Workshop) -> None:
     def faces(body: dict = Body(...)) -> Any:  # noqa: B008
         def look() -> dict[str, Any]:
             with _pictures(body) as files:
-                previews, report = workshop.look(files, _face_choice(body))
+                previews, report = workshop.look(files, _face_choice(body), body.get("on", CHECKPOINT))
             return {"report": report, "previews": [_encoded(one) for one in previews]}
 
         return _answer(look)

@@ -69,9 +69,9 @@ class Shelf:
         saved = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
         # 16 bits in one tensor per layer: the layout that Automatic1111 reads.
         write_identity(path, replace(identity, made_by={**identity.made_by, "saved": saved}), layout="layers")
+        self._companions(path)
         if picture is not None:
             self.show(path.name, picture)
-        self._companions(path)
         return path.name
 
     def show(self, name: str, picture: Image.Image) -> None:

@@ -62,11 +62,11 @@ def _create_panel(workshop: Workshop) -> Any:
             created = gr.Textbox(visible=False)
             log = gr.HTML()
 
-    def look(dropped: Any, *chosen: Any) -> tuple[Any, str]:
+    def look(dropped: Any, where: str, *chosen: Any) -> tuple[Any, str]:
         if not dropped:
             return gr.update(value=None, visible=False), ""
         try:
-            pictures, text = workshop.look(paths_of(dropped), _face_choice(chosen))
+            pictures, text = workshop.look(paths_of(dropped), _face_choice(chosen), _WHERE[where])
         except HyperDreamError as error:
             return gr.update(value=None, visible=False), page.refused(sentence(error))
         return gr.update(value=pictures, visible=True), page.said(text)
@@ -82,9 +82,8 @@ def _create_panel(workshop: Workshop) -> Any:
         note = made.prompt or "the miniature's identities are drawn in this tab only"
         return made.grid, bars, page.said(f"kept as {made.name}\n{made.report}"), note, made.infotext, made.name, ""
 
-    looked = {"fn": look, "inputs": [files, *choice], "outputs": [faces, report]}
-    files.change(**looked)
-    for component in choice:
+    looked = {"fn": look, "inputs": [files, settings[1], *choice], "outputs": [faces, report]}
+    for component in (files, settings[1], *choice):
         component.change(**looked)
     task = gr.Textbox(visible=False)
     outputs = [grid, likeness, result, prompt, infotext, created, log]

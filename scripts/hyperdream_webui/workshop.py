@@ -129,9 +129,11 @@ class Workshop:
         self.webui = webui
         self.shelf = Shelf(webui.lora_folder, webui.own_folder)
 
-    def look(self, files: Sequence[str | Path], choice: FaceChoice) -> tuple[list[Image.Image], str]:
-        """The photographs with their faces numbered, and what is to be said of them."""
-        faces = self._faces(files, choice)
+    def look(
+        self, files: Sequence[str | Path], choice: FaceChoice, on: str = CHECKPOINT
+    ) -> tuple[list[Image.Image], str]:
+        """The photographs with their faces numbered, and what is to be said of them, for an identity made on `on`."""
+        faces = self._faces(files, choice, on)
         return [one.preview() for one in faces.prepared.pictures], report_text(faces.prepared)
 
     def create(self, order: Order) -> Created:
@@ -141,7 +143,7 @@ class Workshop:
             HyperDreamError: it cannot be done; says why and what to do.
         """
         began = time.perf_counter()
-        faces = self._faces(order.files, order.faces)
+        faces = self._faces(order.files, order.faces, order.on)
         is_miniature = order.on == MINIATURE
         base = miniature_base() if is_miniature else self.webui.loaded_base()
         size = order.size or base.family.picture_size
@@ -169,12 +171,13 @@ class Workshop:
             cancelled=cancelled,
         )
 
-    def _faces(self, files: Sequence[str | Path], choice: FaceChoice) -> Faces:
+    def _faces(self, files: Sequence[str | Path], choice: FaceChoice, on: str) -> Faces:
         if not files:
             raise ConfigError("there is no photograph; drop one or several of the same person first")
         pictures: list[Picture] = [read_picture(file) for file in files]
         config = PrepareConfig(
-            detector=choice.detector,
+            # The miniature has only ever seen whole pictures, as its own renderer draws them.
+            detector="already-cropped" if on == MINIATURE and choice.detector == "auto" else choice.detector,
             face_order=choice.order,
             face=choice.face,
             on_no_face=choice.on_no_face,  # type: ignore[arg-type]
@@ -280,7 +283,8 @@ class Workshop:
             for row, (before, after) in enumerate(drawn)
         ]
         labels = ["photograph", "without", "with the identity"]
-        return labelled_grid(rows, labels, order.prompt_lines[: len(drawn)], title=order.name)
+        prompts = order.prompt_lines[: len(drawn)]
+        return labelled_grid(rows, labels, prompts, title=order.name, font_file=self.webui.font_file)
 
     def _likeness(
         self, drawn: list[tuple[Image.Image, Image.Image]], faces: Faces, is_miniature: bool
