@@ -15,6 +15,7 @@ from hyperdream_core.pipelines.library import Entry
 from .shelf import Shelf, plain_title
 
 _THUMBNAIL = 192
+_SHORT = {"sd15": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "miniature": "miniature"}
 
 STYLE = """<style>
 #hyperdream_tab .hd-intro { margin: 0 0 .25em; color: var(--body-text-color-subdued); }
@@ -41,6 +42,7 @@ STYLE = """<style>
 #hyperdream_tab .hd-said { white-space: pre-wrap; line-height: 1.5; }
 #hyperdream_tab .hd-refused { padding: 10px 12px; border-left: 4px solid var(--color-accent);
   background: var(--background-fill-secondary); }
+#hyperdream_tab #hyperdream_rename, #hyperdream_tab #hyperdream_blend { align-self: end; max-height: 42px; }
 #hyperdream_tab #hyperdream_live { position: relative; min-height: 0; }
 #hyperdream_tab #hyperdream_live:has(.livePreview) { min-height: 256px; }
 </style>"""
@@ -89,7 +91,7 @@ def cards(shelf: Shelf) -> str:
 
 def _card(shelf: Shelf, entry: Entry) -> str:
     title = html.escape(plain_title(entry))
-    words = f"{entry.identifier} {entry.class_noun} · {entry.family_title}" if not entry.problem else entry.problem
+    words = entry.problem or f"{_SHORT.get(entry.family, entry.family)} · a {entry.identifier} {entry.class_noun}"
     picture = shelf.library.preview(entry.name)
     shown = (
         f'<img src="{thumbnail(picture)}" alt="">'

@@ -166,13 +166,13 @@ def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
         refresh = gr.Button("Refresh", elem_id="hyperdream_refresh")
         delete = gr.Button("Delete", elem_id="hyperdream_delete")
     with gr.Row():
-        new_name = gr.Textbox(label="New name", elem_id="hyperdream_new_name")
-        rename = gr.Button("Rename", elem_id="hyperdream_rename")
+        new_name = gr.Textbox(label="New name", scale=5, elem_id="hyperdream_new_name")
+        rename = gr.Button("Rename", scale=1, min_width=120, elem_id="hyperdream_rename")
     with gr.Row():
         other = gr.Dropdown([], label="Blend with", elem_id="hyperdream_other")
         share = gr.Slider(0, 1, value=0.5, step=0.01, label="Share of the other")
         blend_name = gr.Textbox(label="Name of the blend", value="blend")
-        blend = gr.Button("Blend", elem_id="hyperdream_blend")
+        blend = gr.Button("Blend", scale=1, min_width=120, elem_id="hyperdream_blend")
     message = gr.HTML(elem_id="hyperdream_library_message")
 
     def prompt_of(name: str, value: float) -> str:
