@@ -93,11 +93,8 @@ def _card(shelf: Shelf, entry: Entry) -> str:
     title = html.escape(plain_title(entry))
     words = entry.problem or f"{_SHORT.get(entry.family, entry.family)} · a {entry.identifier} {entry.class_noun}"
     picture = shelf.library.preview(entry.name)
-    shown = (
-        f'<img src="{thumbnail(picture)}" alt="">'
-        if picture is not None
-        else f'<span class="hd-blank">{title[:1]}</span>'
-    )
+    small = "" if picture is None else thumbnail(picture)
+    shown = f'<img src="{small}" alt="">' if small else f'<span class="hd-blank">{title[:1]}</span>'
     name, tip = html.escape(entry.name, quote=True), html.escape(f"{entry.name}\n{entry.notes or words}", quote=True)
     return (
         f'<button type="button" class="hd-card" data-name="{name}" title="{tip}" onclick="{_CHOOSE}">{shown}'

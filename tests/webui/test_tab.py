@@ -53,7 +53,7 @@ def test_files_are_known_in_both_ways() -> None:
 
 
 def test_cards_hide_nothing_and_run_nothing_of_a_files_name(shop: Any) -> None:
-    name = shop.shelf.put(make_identity("sd15"), "mara & 'lena'", Image.new("RGB", (9, 9)))
+    name = shop.shelf.put(make_identity("sd15"), "mara & 'lena'", Image.new("RGB", (64, 64)))
     shown = page.cards(shop.shelf)
     assert "mara &amp; &#x27;lena&#x27;" in shown and "data:image/jpeg" in shown and name not in shown
     (shop.shelf.lora_folder / "broken.safetensors").write_bytes(b"\xff" * 50)
