@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io
 
 from ..hyperdream_core.formats.adapter_file import Identity
-from ..hyperdream_core.pipelines.combine import averaged
+from ..hyperdream_core.pipelines.combine import blended
 from . import host
 from .dials import share_dial
 from .wires import IDENTITY
@@ -37,9 +35,4 @@ class BlendIdentities(io.ComfyNode):
     @classmethod
     def execute(cls, first: Identity, second: Identity, share: float) -> io.NodeOutput:
         with host.ordinary_tensors():
-            if share in (0.0, 1.0):
-                # Exactly that person; the mean would carry the other along at weight 0. Other families are refused.
-                first.concatenated(second)
-                return io.NodeOutput(second if share else first)
-            blend = averaged([first, second], [1.0 - share, share])
-            return io.NodeOutput(replace(blend, made_by={"method": "blend", "share": f"{share:g}"}))
+            return io.NodeOutput(blended(first, second, share))

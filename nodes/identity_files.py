@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..hyperdream_core.data.images import save_image
 from ..hyperdream_core.formats.adapter_file import Identity, read_identity, write_identity
+from ..hyperdream_core.formats.file_names import free_file
 from . import host
-from .file_names import free_file
 from .wires import IDENTITY
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..hyperdream_core.errors import ConfigError, HyperDreamError
-from .library import Library
+from ..hyperdream_core.pipelines.library import Library
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -15,9 +15,10 @@ from ..hyperdream_core.data.onnx_models import find_model
 from ..hyperdream_core.data.recognizer import OnnxRecognizer
 from ..hyperdream_core.errors import MissingDependencyError
 from ..hyperdream_core.miniature.judges import bundled_recognizer
+from ..hyperdream_core.pipelines.faces import Faces
 from ..hyperdream_core.pipelines.likeness import NOT_MEASURED, LikenessJudge
 from . import host
-from .wires import FACES, Faces
+from .wires import FACES
 
 
 class MeasureLikeness(io.ComfyNode):

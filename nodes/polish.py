@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,15 @@ from ..hyperdream_core.data.curves import Curves, draw_curves
 from ..hyperdream_core.data.images import to_pil
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity, write_identity
+from ..hyperdream_core.formats.file_names import free_file
 from ..hyperdream_core.miniature.judges import JudgeRecognizer, bundled_recognizer
-from ..hyperdream_core.ops import noise as diffusion
-from ..hyperdream_core.ops.lowrank import LoraPair
-from ..hyperdream_core.pipelines.base import Conditioning
+from ..hyperdream_core.pipelines.faces import Faces
 from ..hyperdream_core.pipelines.finetune import FinetuneConfig, FinetuneResult, finetune
-from ..hyperdream_core.pipelines.samplers import ddim_step
+from ..hyperdream_core.pipelines.prompts import captions_of_lines
+from ..hyperdream_core.pipelines.quick_look import quick_latents
 from . import host
 from .comfy_base import ComfyBase
-from .file_names import free_file
-from .wires import Faces
 
-_PREVIEW_STEPS = 8
-_PREVIEW_GUIDANCE = 3.0
 # Measured on a full SD 1.5 at 256 px in fp32, one sample: 3.2 GB beside the weights, which is this many numbers per
 # latent position and channel of the first block; recomputing leaves about a quarter.
 _NUMBERS_PER_POSITION = 2450
@@ -87,7 +81,9 @@ def polish(
     watch = _Watch(base, loaded[2], references, config, options.preview_every, start)
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            result = finetune(base, references, start, config, watch, captions=_captions(caption, len(references)))
+            result = finetune(
+                base, references, start, config, watch, captions=captions_of_lines(caption, len(references))
+            )
     except torch.cuda.OutOfMemoryError as error:
         raise ConfigError(
             f"the graphics card ran out of memory while polishing at {size} px; use Polish Identity (Advanced) with "
@@ -123,17 +119,6 @@ def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: in
             "'save memory', fewer samples at once or a smaller size"
         )
     return ComfyBase(*loaded, bytes_needed=needed, saves_memory=saves_memory)
-
-
-def _captions(caption: str, pictures: int) -> tuple[str, ...]:
-    lines = tuple(line.strip() for line in caption.strip().splitlines())
-    if not lines:
-        return ()
-    if len(lines) not in (1, pictures):
-        raise ConfigError(
-            f"the caption has {len(lines)} lines for {pictures} pictures; write one line for all, or one for each"
-        )
-    return lines * pictures if len(lines) == 1 else lines
 
 
 def _keep(result: FinetuneResult) -> Path | None:
@@ -194,32 +179,13 @@ class _Watch:
         if not self._decodes and self._look is None:
             return None
         prompts = self._base.encode_prompt(self._prompts)
-        latents = _drawn(self._base, self._base.latest or self._start, prompts, self._references.shape[-1])
+        latents = quick_latents(self._base, self._base.latest or self._start, prompts, self._references.shape[-1])
         if self._look is not None:
             return self._look(latents)
         picture = self._base.decode_latents(latents)
         if self._judge is not None:
             self._likeness.append((float(step), float(self._judge.compare(picture, self._references).mean())))
         return to_pil(picture[0])
-
-
-def _drawn(base: ComfyBase, pairs: Mapping[str, LoraPair], prompts: Conditioning, size: int) -> Tensor:
-    """Latents (1, c, h, w) drawn in a few steps, always from the same noise; prompts are one and the empty one."""
-    side = size // base.family.vae_factor
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, base.family.latent_channels, side, side, generator=generator).to(base.device)
-    last = len(base.alphas_cumprod) - 1
-    timesteps = torch.linspace(last, 0, _PREVIEW_STEPS + 1).round().long()[:-1]
-    with base.adapted(pairs):
-        for timestep, following in pairwise([*timesteps, None]):
-            outputs = base.predict(latents.expand(2, -1, -1, -1), timestep.expand(2), prompts)
-            with_prompt, without = outputs[:1], outputs[1:]
-            output = without + _PREVIEW_GUIDANCE * (with_prompt - without)
-            if following is None:
-                alpha = base.alphas_cumprod[timestep][None]
-                return diffusion.predicted_x0(output, latents, alpha, base.prediction_type)
-            latents = ddim_step(base, output, latents, timestep, following)
-    return latents
 
 
 def _sheet(name: str, how: str, points: list[tuple[float, float]]) -> Image.Image:

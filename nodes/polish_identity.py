@@ -8,10 +8,11 @@ from comfy_api.latest import io
 
 from ..hyperdream_core.bases import TARGET_SETS
 from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.pipelines.faces import Faces
 from ..hyperdream_core.pipelines.finetune import FinetuneConfig
 from .dials import choice, count_dial
 from .polish import PolishOptions, polish
-from .wires import FACES, IDENTITY, Faces
+from .wires import FACES, IDENTITY
 
 _DEFAULT = FinetuneConfig()
 

@@ -14,10 +14,11 @@ from ..hyperdream_core.data.detectors import DetectorName
 from ..hyperdream_core.data.faces import Face, FaceOrder, face_from_landmarks
 from ..hyperdream_core.data.images import resize
 from ..hyperdream_core.errors import ReferenceImageError
+from ..hyperdream_core.pipelines.faces import Faces, report_text
 from ..hyperdream_core.pipelines.prepare import PrepareConfig, PreparedReferences, prepare_references
 from . import host
 from .dials import choice, count_dial
-from .wires import FACES, LANDMARKS, Faces
+from .wires import FACES, LANDMARKS
 
 _SIZE = 512
 """Side of the crops that are kept, px; other sizes are cut from the photograph when they are asked for."""
@@ -93,18 +94,6 @@ class PrepareFace(io.ComfyNode):
             prepared = prepare_references(pictures, _SIZE, config, found)
             faces = Faces(prepared, config.margin)
             return io.NodeOutput(faces, _previews(prepared), report_text(prepared))
-
-
-def report_text(prepared: PreparedReferences) -> str:
-    """The report as lines a person reads."""
-    lines = [f"faces looked for by: {prepared.detector}", f"same person: {prepared.agreement}"]
-    for number, one in enumerate(prepared.pictures, start=1):
-        used = (
-            "not used" if one.crop is None else f"face {one.chosen} of {len(one.faces)}" if one.chosen else "all of it"
-        )
-        remarks = "; ".join(one.quality.remarks) or "nothing to complain of"
-        lines.append(f"picture {number}: {used}, quality {one.quality.score:.2f} of 1: {remarks}")
-    return "\n".join([*lines, *prepared.notes])
 
 
 def _faces_of(landmarks: Any, pictures: int) -> list[list[Face]]:

@@ -70,6 +70,7 @@ def labelled_grid(
     title: str = "",
     caption: str = "",
     cell: int = 256,
+    font_file: str = "",
 ) -> Image.Image:
     """Draw pictures as a table with names above the columns and left of the rows.
 
@@ -80,6 +81,7 @@ def labelled_grid(
         title: large, above everything.
         caption: small, below everything; wrapped to the width of the grid.
         cell: side of a picture in px.
+        font_file: a TrueType font for the labels; Pillow's own if left out.
     """
     columns = len(column_labels)
     if not rows or not columns or any(len(row) != columns for row in rows):
@@ -87,14 +89,14 @@ def labelled_grid(
     if row_labels and len(row_labels) != len(rows):
         raise ValueError(f"{len(row_labels)} row labels for {len(rows)} rows")
     layout = _Layout(cell)
-    font = label_font(layout.text)
+    font = label_font(layout.text, font_file)
     heads = [_Text(label, font, INK, cell) for label in column_labels]
     sides = [_Text(label, font, INK, cell) for label in row_labels]
 
     left = layout.margin + (max(side.width for side in sides) + 2 * layout.gap if sides else 0)
     width = left + columns * cell + (columns - 1) * layout.gap + layout.margin
-    heading = _Text(title, label_font(round(1.5 * layout.text)), INK, width - 2 * layout.margin)
-    footer = _Text(caption, label_font(round(0.9 * layout.text)), FAINT, width - 2 * layout.margin)
+    heading = _Text(title, label_font(round(1.5 * layout.text), font_file), INK, width - 2 * layout.margin)
+    footer = _Text(caption, label_font(round(0.9 * layout.text), font_file), FAINT, width - 2 * layout.margin)
     head_height = max(head.height for head in heads)
     heads_top = layout.margin + heading.height + (layout.gap if title else 0)
     top = heads_top + head_height + layout.gap // 2
@@ -138,8 +140,10 @@ def _fitted(picture: Tensor, cell: int) -> Tensor:
     return resize(picture, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def label_font(size: int) -> Font:
-    """The font of labels, at a size in px."""
+def label_font(size: int, file: str = "") -> Font:
+    """The font of labels, at a size in px: the one in a TrueType file, or Pillow's own."""
+    if file:
+        return ImageFont.truetype(file, size)
     try:
         return ImageFont.load_default(size)
     except TypeError:

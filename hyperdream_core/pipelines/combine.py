@@ -47,3 +47,19 @@ def averaged(identities: Sequence[Identity], weights: Sequence[float] | None = N
     for other in others:
         mean = mean.concatenated(other)
     return mean
+
+
+def blended(first: Identity, second: Identity, share: float) -> Identity:
+    """Somebody between two people: `share` of the second, 0..1; the identifier is the first one's.
+
+    Raises:
+        ConfigError: a share outside 0..1.
+        BaseMismatchError: identities for different bases, layers or basis sizes.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"share must lie in 0..1, got {share:g}; 0.5 is the middle")
+    if share in (0.0, 1.0):
+        # Exactly that person; the mean would carry the other along at weight 0. Other families are refused.
+        first.concatenated(second)
+        return second if share else first
+    return replace(averaged([first, second], [1.0 - share, share]), made_by={"method": "blend", "share": f"{share:g}"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from ..errors import PromptError
+from ..errors import ConfigError, PromptError
 
 PLACEHOLDER = "[V]"
 
@@ -60,3 +60,19 @@ def _with_identifier(prompt: str, identifier: str, class_noun: str) -> str:
     if count:
         return named
     return f"a {identifier} {class_noun}, {prompt.strip()}" if prompt.strip() else f"a {identifier} {class_noun}"
+
+
+def captions_of_lines(caption: str, pictures: int) -> tuple[str, ...]:
+    """One caption for each picture, of a text with one line for all or one for each; none of an empty text.
+
+    Raises:
+        ConfigError: another number of lines.
+    """
+    lines = tuple(line.strip() for line in caption.strip().splitlines())
+    if not lines:
+        return ()
+    if len(lines) not in (1, pictures):
+        raise ConfigError(
+            f"the caption has {len(lines)} lines for {pictures} pictures; write one line for all, or one for each"
+        )
+    return lines * pictures if len(lines) == 1 else lines

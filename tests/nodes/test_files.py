@@ -60,7 +60,7 @@ def test_a_name_is_never_used_twice(host: Host, identity: Any) -> None:
 @pytest.mark.parametrize("node", ["SaveIdentity", "ExportLora"])
 def test_a_name_that_is_no_plain_name_is_refused(host: Host, identity: Any, node: str, name: str) -> None:
     more = {"notes": ""} if node == "SaveIdentity" else {}
-    with pytest.raises(host.core("errors").OutputError, match="a plain name of at most 100 characters is expected"):
+    with pytest.raises(host.core("errors").ConfigError, match="cannot be a name"):
         host.run(node, identity=identity, name=name, **more)
     assert not [path for path in host.folder.rglob("*") if path.is_file()]
 

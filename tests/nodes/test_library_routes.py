@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.nodes.pack import load_pack_module
-from tests.nodes.test_library import PNG, put, stored  # noqa: F401
+from tests.pipelines.test_library import PNG, put, stored  # noqa: F401
 
 aiohttp = pytest.importorskip("aiohttp", reason="the host's HTTP server; comes with '.[test]'")
 

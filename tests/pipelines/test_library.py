@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from tests.nodes.pack import load_pack_module
+from hyperdream_core import errors
+from hyperdream_core.bases import get_base
+from hyperdream_core.formats import adapter_file
+from hyperdream_core.formats.file_names import check_name
+from hyperdream_core.ops import lidb
+from hyperdream_core.pipelines.library import Library
 
-library_module = load_pack_module("nodes.library")
-Library, check_name = library_module.Library, library_module.check_name
-adapter_file = load_pack_module("hyperdream_core.formats.adapter_file")
-errors = load_pack_module("hyperdream_core.errors")
-lidb = load_pack_module("hyperdream_core.ops.lidb")
 PNG = b"\x89PNG\r\n\x1a\n and the rest of a picture"
 
 
 def an_identity(**facts: str) -> Any:
-    base = load_pack_module("hyperdream_core.bases").get_base("miniature")
+    base = get_base("miniature")
     generator = torch.Generator().manual_seed(3)
     coefficients = {}
     for layer in base.layers("attention"):

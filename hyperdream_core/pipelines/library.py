@@ -15,16 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..hyperdream_core.bases import get_base
-from ..hyperdream_core.errors import ConfigError, FileFormatError, HyperDreamError, OutputError
-from ..hyperdream_core.formats.adapter_file import read_identity
-from ..hyperdream_core.formats.container import read_tensors, write_tensors
+from ..bases import get_base
+from ..errors import ConfigError, FileFormatError, HyperDreamError, OutputError
+from ..formats.adapter_file import read_identity
+from ..formats.container import read_tensors, write_tensors
+from ..formats.file_names import SUFFIX, check_name
 
-SUFFIX = ".safetensors"
 PREVIEW_SUFFIX = ".png"
 PREDICTORS = "predictors"
 """Folder of the predictors among the identities' models; they are no identities."""
-LONGEST_NAME = 100
 LONGEST_NOTES = 2000
 STRENGTHS = -2.0, 2.0
 
@@ -32,8 +31,6 @@ STRENGTHS = -2.0, 2.0
 _LARGEST_FILE = 64_000_000
 _LARGEST_PREVIEW = 32_000_000
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,33 +192,6 @@ class Library:
         picture = path.with_suffix(PREVIEW_SUFFIX)
         made = picture.stat().st_mtime if _is_picture(picture) else None
         return Entry(**{**asdict(known[1]), "name": name, "preview": made})
-
-
-def check_name(name: str) -> str:
-    """The name without spaces around it, if a file can be called so in every system.
-
-    Raises:
-        ConfigError: it is empty, too long, holds a character that file names cannot have, or names a folder.
-    """
-    name = name.strip()
-    if name.lower().endswith(SUFFIX):
-        name = name[: -len(SUFFIX)].rstrip()
-    problem = ""
-    if not name:
-        problem = "it is empty"
-    elif len(name.encode("utf-8", "replace")) > LONGEST_NAME:
-        problem = f"it is longer than {LONGEST_NAME} bytes"
-    elif found := _FORBIDDEN.search(name):
-        problem = f"it holds {found.group()!r}"
-    elif name[0] == "." or name[-1] == ".":
-        problem = "it begins or ends with a full stop"
-    elif _RESERVED.fullmatch(name):
-        problem = "Windows keeps it for a device"
-    elif not name.isprintable():
-        problem = "it holds characters that cannot be seen"
-    if problem:
-        raise ConfigError(f"{name!r} cannot be a name: {problem}. Use letters, digits, spaces, '-' and '_'.")
-    return name
 
 
 def _identity_files(folder: Path) -> Iterator[Path]:

@@ -1,0 +1,42 @@
+"""Everything that is registered with the host, each time it runs its scripts: at its start and on a reload."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from . import native_lora
+from .host import WebUI
+from .workshop import Workshop
+
+TITLE = "HyperDream"
+
+
+def register() -> None:
+    """Add the tab, the API and the reading of identities; before a reload the host forgets its callbacks."""
+    from modules import script_callbacks
+
+    script_callbacks.on_before_ui(native_lora.register)
+    script_callbacks.on_ui_tabs(tabs)
+    script_callbacks.on_app_started(add_routes)
+
+
+@lru_cache(maxsize=1)
+def workshop() -> Workshop:
+    """The one workshop, which tab and API share."""
+    return Workshop(WebUI())
+
+
+def tabs() -> list[tuple[Any, str, str]]:
+    """The tab, its title and its id."""
+    from .tab import build_tab
+
+    return [(build_tab(workshop()), TITLE, "hyperdream")]
+
+
+def add_routes(demo: Any, app: Any) -> None:
+    """The API, behind the host's own switch."""
+    if workshop().webui.has_api:
+        from . import routes
+
+        routes.register(app, workshop())

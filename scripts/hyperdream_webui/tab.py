@@ -1,0 +1,265 @@
+"""The tab: a `gradio.Blocks` of a workshop, one source for gradio 3.41 (Automatic1111) and 4.40 (Forge)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import gradio as gr
+
+from hyperdream_core.data.detectors import DetectorName
+from hyperdream_core.data.faces import FaceOrder
+from hyperdream_core.errors import HyperDreamError
+
+from . import page
+from .host import sentence
+from .workshop import CHECKPOINT, MINIATURE, FaceChoice, Order, Workshop
+
+_WHERE = {"the loaded checkpoint": CHECKPOINT, "the miniature (to try it; 64 px)": MINIATURE}
+
+
+def build_tab(workshop: Workshop) -> gr.Blocks:
+    """The tab of a workshop; one for each call."""
+    with gr.Blocks(analytics_enabled=False) as tab, gr.Column(elem_id="hyperdream_tab"):
+        gr.HTML(page.STYLE + page.INTRO)
+        with gr.Tabs():
+            with gr.TabItem("Create"):
+                created = _create_panel(workshop)
+            with gr.TabItem("Library") as library:
+                cards, chosen = _library_panel(workshop)
+        show = {"fn": lambda: page.cards(workshop.shelf), "inputs": [], "outputs": [cards]}
+        library.select(**show)
+        created.change(fn=lambda name: name, inputs=[created], outputs=[chosen])
+        tab.load(**show)
+    return tab
+
+
+def _create_panel(workshop: Workshop) -> Any:
+    """Photographs on the left, what came of them on the right; returns the box with the new identity's name."""
+    with gr.Row():
+        with gr.Column(scale=5):
+            files = gr.File(
+                label="Photographs of one person",
+                file_count="multiple",
+                file_types=["image"],
+                elem_id="hyperdream_files",
+            )
+            faces = gr.Gallery(label="Faces", columns=3, height=260, elem_id="hyperdream_faces", visible=False)
+            report = gr.HTML(elem_id="hyperdream_report")
+            choice = _face_inputs()
+            settings = _create_inputs()
+        with gr.Column(scale=6):
+            with gr.Row():
+                create = gr.Button("Create", variant="primary", elem_id="hyperdream_create")
+                stop = gr.Button("Interrupt", elem_id="hyperdream_stop")
+            gr.HTML('<div id="hyperdream_live"></div>')
+            grid = gr.Image(label="Before and after", type="pil", interactive=False, elem_id="hyperdream_grid")
+            likeness = gr.HTML(elem_id="hyperdream_likeness")
+            result = gr.HTML(elem_id="hyperdream_result")
+            prompt = gr.Textbox(label="In a prompt", interactive=False, elem_id="hyperdream_prompt")
+            send = gr.Button("Send to txt2img", elem_id="hyperdream_send")
+            infotext = gr.Textbox(label="Generation data", interactive=False, elem_id="hyperdream_infotext")
+            created = gr.Textbox(visible=False)
+            log = gr.HTML()
+
+    def look(dropped: Any, where: str, *chosen: Any) -> tuple[Any, str]:
+        if not dropped:
+            return gr.update(value=None, visible=False), ""
+        try:
+            pictures, text = workshop.look(paths_of(dropped), _face_choice(chosen), _WHERE[where])
+        except HyperDreamError as error:
+            return gr.update(value=None, visible=False), page.refused(sentence(error))
+        return gr.update(value=pictures, visible=True), page.said(text)
+
+    def job(task: str, dropped: Any, *values: Any) -> tuple[Any, ...]:
+        count = len(choice)
+        try:
+            order = _order(paths_of(dropped or []), _face_choice(values[:count]), values[count:])
+            made = workshop.webui.with_models(lambda: workshop.create(order))
+        except HyperDreamError as error:
+            return None, "", page.refused(sentence(error)), "", "", "", ""
+        bars = page.likeness_bars(made.likeness_before, made.likeness)
+        note = made.prompt or "the miniature's identities are drawn in this tab only"
+        return made.grid, bars, page.said(f"kept as {made.name}\n{made.report}"), note, made.infotext, made.name, ""
+
+    looked = {"fn": look, "inputs": [files, settings[1], *choice], "outputs": [faces, report]}
+    for component in (files, settings[1], *choice):
+        component.change(**looked)
+    task = gr.Textbox(visible=False)
+    outputs = [grid, likeness, result, prompt, infotext, created, log]
+    create.click(
+        fn=workshop.webui.queued(job, [None, "", "", "", "", ""]),
+        inputs=[task, files, *choice, *settings],
+        outputs=outputs,
+        show_progress=False,
+        **script(page.START),
+    )
+    stop.click(fn=workshop.webui.interrupt, inputs=[], outputs=[])
+    send.click(fn=None, inputs=[prompt], outputs=[], **script(page.TO_TXT2IMG))
+    return created
+
+
+def _face_inputs() -> list[Any]:
+    with gr.Accordion("Which face", open=False):
+        detector = gr.Dropdown(
+            list(get_args(DetectorName)),
+            value="auto",
+            label="Finder",
+            info="auto: insightface if you have its models, otherwise the one that comes with scikit-image",
+        )
+        with gr.Row():
+            order = gr.Dropdown(list(get_args(FaceOrder)), value="size", label="Counted by")
+            face = gr.Slider(0, 20, value=0, step=1, label="Face", info="0 takes the first")
+            on_no_face = gr.Dropdown(["stop", "skip", "whole-picture"], value="stop", label="Without a face")
+    return [detector, order, face, on_no_face]
+
+
+def _create_inputs() -> list[Any]:
+    with gr.Row():
+        name = gr.Textbox(label="Name", value="face", elem_id="hyperdream_name")
+        on = gr.Radio(list(_WHERE), value=next(iter(_WHERE)), label="Make it on", elem_id="hyperdream_on")
+    with gr.Row():
+        predict = gr.Checkbox(value=True, label="Predict where a predictor fits", elem_id="hyperdream_predict")
+        steps = gr.Slider(
+            0, 400, value=40, step=1, label="Polishing steps", info="40 after a prediction, 200 without",
+            elem_id="hyperdream_steps",
+        )  # fmt: skip
+    caption = gr.Textbox(
+        label="What the photographs show besides the person",
+        placeholder="smiling, at the beach",
+        info="so that it is not learnt as a part of them; one line for all, or one for each",
+        lines=1,
+        elem_id="hyperdream_caption",
+    )
+    prompts = gr.Textbox(
+        label="Draw for comparison", value="a [V] face", lines=2, info="one prompt in a line; [V] is the person",
+        elem_id="hyperdream_prompts",
+    )  # fmt: skip
+    with gr.Accordion("More", open=False):
+        with gr.Row():
+            identifier = gr.Textbox(label="Word for the person", value="sks", elem_id="hyperdream_identifier")
+            class_noun = gr.Textbox(label="What they are", value="face", elem_id="hyperdream_class")
+        with gr.Row():
+            size = gr.Slider(
+                0, 1024, value=0, step=64, label="Size, px", info="0: the checkpoint's own", elem_id="hyperdream_size"
+            )
+            batch = gr.Slider(
+                1, 16, value=4, step=1, label="Batch", info="less takes less memory", elem_id="hyperdream_batch"
+            )
+        with gr.Row():
+            draw_steps = gr.Slider(1, 60, value=20, step=1, label="Drawing steps", elem_id="hyperdream_draw_steps")
+            seed = gr.Number(value=0, precision=0, label="Seed", elem_id="hyperdream_seed")
+    return [name, on, predict, steps, caption, prompts, identifier, class_noun, size, batch, draw_steps, seed]
+
+
+def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
+    """Cards, and what may be done with the chosen one; returns the cards and the box of the chosen one."""
+    shelf = workshop.shelf
+    cards = gr.HTML(elem_id="hyperdream_cards")
+    with gr.Row():
+        chosen = gr.Textbox(label="Chosen", placeholder="click a card", elem_id="hyperdream_chosen")
+        strength = gr.Slider(-2, 2, value=1, step=0.05, label="Strength")
+        prompt = gr.Textbox(label="In a prompt", interactive=False, elem_id="hyperdream_chosen_prompt")
+    with gr.Row():
+        send = gr.Button("Send to txt2img", variant="primary", elem_id="hyperdream_send_chosen")
+        export = gr.Button("Write its LoRA anew")
+        refresh = gr.Button("Refresh", elem_id="hyperdream_refresh")
+        delete = gr.Button("Delete", elem_id="hyperdream_delete")
+    with gr.Row():
+        new_name = gr.Textbox(label="New name", scale=5, elem_id="hyperdream_new_name")
+        rename = gr.Button("Rename", scale=1, min_width=120, elem_id="hyperdream_rename")
+    with gr.Row():
+        other = gr.Dropdown([], label="Blend with", elem_id="hyperdream_other")
+        share = gr.Slider(0, 1, value=0.5, step=0.01, label="Share of the other")
+        blend_name = gr.Textbox(label="Name of the blend", value="blend")
+        blend = gr.Button("Blend", scale=1, min_width=120, elem_id="hyperdream_blend")
+    message = gr.HTML(elem_id="hyperdream_library_message")
+
+    def prompt_of(name: str, value: float) -> str:
+        try:
+            return shelf.prompt(name, value) if name and shelf.is_for_host(name) else ""
+        except HyperDreamError:
+            return ""
+
+    def done(action: Callable[..., tuple[str, str]]) -> Callable[..., tuple[Any, ...]]:
+        """An action of the library for a button: it gives the chosen name afterwards, and what to say."""
+
+        def run(name: str, *values: Any) -> tuple[Any, ...]:
+            try:
+                if not name:
+                    return page.cards(shelf), name, page.said("")
+                name, text = action(name, *values)
+                workshop.webui.refresh_networks()
+            except HyperDreamError as error:
+                return page.cards(shelf), name, page.refused(sentence(error))
+            return page.cards(shelf), name, page.said(text)
+
+        return run
+
+    def renamed(name: str, new: str) -> tuple[str, str]:
+        now = shelf.rename(name, new)
+        return now, f"{name} is now {now}"
+
+    def deleted(name: str) -> tuple[str, str]:
+        shelf.delete(name)
+        return "", f"{name} is deleted"
+
+    def exported(name: str) -> tuple[str, str]:
+        return name, f"written: {shelf.export(name)}"
+
+    def blended(name: str, second: str, of_second: float, called: str) -> tuple[str, str]:
+        made = shelf.blend(name, second or "", of_second, called)
+        return made, f"kept as {made}; polish it or draw with it"
+
+    after = [cards, chosen, message]
+    rename.click(fn=done(renamed), inputs=[chosen, new_name], outputs=after)
+    delete.click(fn=done(deleted), inputs=[chosen], outputs=after, **script(page.CONFIRM_DELETE))
+    export.click(fn=done(exported), inputs=[chosen], outputs=after)
+    blend.click(fn=done(blended), inputs=[chosen, other, share, blend_name], outputs=after)
+    refresh.click(fn=lambda: page.cards(shelf), inputs=[], outputs=[cards])
+    for component in (chosen, strength):
+        component.change(fn=prompt_of, inputs=[chosen, strength], outputs=[prompt])
+    names = {
+        "fn": lambda: gr.update(choices=[entry.name for entry in shelf.entries()]),
+        "inputs": [],
+        "outputs": [other],
+    }
+    chosen.change(**names)
+    send.click(fn=None, inputs=[prompt], outputs=[], **script(page.TO_TXT2IMG))
+    return cards, chosen
+
+
+def paths_of(dropped: Any) -> list[str]:
+    """Paths of dropped files: gradio 3 gives temporary files, 4 gives texts."""
+    files = dropped if isinstance(dropped, list) else [dropped]
+    return [str(getattr(file, "name", file)) for file in files]
+
+
+def script(text: str) -> dict[str, str]:
+    """The argument that runs a script in the browser before a button's function; its name depends on gradio's age."""
+    return {"_js" if int(gr.__version__.partition(".")[0]) < 4 else "js": text}
+
+
+def _face_choice(values: Sequence[Any]) -> FaceChoice:
+    detector, order, face, on_no_face = values
+    return FaceChoice(detector=detector, order=order, face=int(face), on_no_face=on_no_face)
+
+
+def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Order:
+    name, on, predict, steps, caption, prompts, identifier, class_noun, size, batch, draw_steps, seed = values
+    return Order(
+        files=files,
+        faces=faces,
+        name=name,
+        on=_WHERE[on],
+        predict=predict,
+        steps=int(steps),
+        caption=caption,
+        prompts=prompts,
+        identifier=identifier,
+        class_noun=class_noun,
+        size=int(size),
+        batch=int(batch),
+        draw_steps=int(draw_steps),
+        seed=int(seed or 0),
+    )
