@@ -76,7 +76,8 @@ def polish(
     size = options.size or family.picture_size
     if size % family.vae_factor:
         raise ConfigError(f"size must be a multiple of {family.vae_factor} px, got {size}")
-    base = _base(loaded, family, size, min(config.batch, config.samples_at_once), options)
+    largest = max(config.batch, config.preserve_batch) if start is not None and config.preserve else config.batch
+    base = _base(loaded, family, size, min(largest, config.samples_at_once), options)
     references = faces.at(size)
     watch = _Watch(base, loaded[2], references, config, options.preview_every, start)
     try:

@@ -129,8 +129,18 @@ def _training_inputs() -> list[Any]:
             "How much of it the file keeps, the most important first; 0 keeps all and makes larger files.",
             (0, 64),
         ),
-        _count("batch", "Samples in a step; more takes more memory.", (1, 64)),
+        _count("batch", "Samples in a step; more makes slower and steadier steps.", (1, 64)),
         _count("crops", "Slightly moved copies of each photograph, so that its framing is not learnt.", (0, 32)),
+        io.Float.Input(
+            "preserve",
+            default=_DEFAULT.preserve,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How firmly to hold on to what the identity drew in other scenes before, so that this photograph's "
+            "smile or beach is not learnt as a part of the person. 0 trains in half the time and forgets; without an "
+            "identity to start from it does nothing.",
+        ),
         _count(
             "holdout_every",
             "Look at an unseen crop every so many steps and keep the best; 0 keeps the last step's.",
@@ -149,6 +159,11 @@ def _host_inputs() -> list[Any]:
             "save memory takes about a quarter of the room and a third more time, with the same result. "
             "automatic takes it where fast does not fit.",
             ["automatic", "fast", "save memory"],
+        ),
+        _count(
+            "samples_at_once",
+            "Samples that go through the UNet together; fewer take less memory and more time, with the same result.",
+            (1, 64),
         ),
         count_dial(
             "size",
