@@ -19,6 +19,7 @@ from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.ops.noise import to_t
 from .guided_prompts import worded
 from .guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
+from .host import options_of_call
 from .live_parts import live_parts
 
 _KEY = "hyperdream_guidance"
@@ -140,9 +141,7 @@ class _Wrappers:
 
     def call_unet(self, executor: Any, x: Tensor, *arguments: Any, **named: Any) -> Any:
         """Around a call of the UNet: each chunk of the batch with its part's adapter."""
-        options = named.get("transformer_options") or next(
-            (one for one in arguments if isinstance(one, dict) and _KEY in one), {}
-        )
+        options = options_of_call(arguments, named, _KEY)
         now: _Now | None = options.get(_KEY)
         if now is None:
             return executor(x, *arguments, **named)

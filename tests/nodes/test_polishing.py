@@ -59,10 +59,15 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
 
 
 def test_it_does_what_the_core_does_on_the_same_base(host: Host, miniature: Any, faces: Any) -> None:
+    from hyperdream_core.miniature.captions import describe_references
     from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune
     from hyperdream_core.pipelines.loading import load_base
 
-    wanted = finetune(load_base(), faces.at(64), None, FinetuneConfig(steps=2, seed=5))
+    base, pictures = load_base(), faces.at(64)
+    # Where nobody says what the picture shows, both let the miniature read it off.
+    captions = describe_references(base, pictures)
+    assert len(captions) == 1 and ", " in captions[0]
+    wanted = finetune(base, pictures, None, FinetuneConfig(steps=2, seed=5), captions=captions)
     got, _ = polished(host, miniature, faces, steps=2)
     for name, pair in wanted.identity.expand().items():
         ours = got.expand()[name]
@@ -137,7 +142,7 @@ def test_stop_within_the_unet_is_noticed_as_well(
 
     monkeypatch.setattr(type(unet), "forward", forward)
     with pytest.raises(memory.InterruptProcessingException):
-        advanced(host, miniature, faces, steps=50, preview_every=0)
+        advanced(host, miniature, faces, steps=50, preview_every=0, caption="smiling")
     assert len(calls) == 4 and len(saved(host)) == 1
 
 
