@@ -88,17 +88,17 @@ def polish(stage: Stage) -> Image.Image:
 
 
 def blend(stage: Stage) -> Image.Image:
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(14)
     view, context = random_view(1, generator), reference_context(1, generator)
     other = render_people(random_people(1, generator), context, view, 256)[0]
     save_image(stage.server.folder / "input" / "other.png", other)
     first, second = stage.graph(1), stage.graph(1)
     second["2"]["inputs"]["image"] = "other.png"
-    second["15"]["inputs"]["name"] = "mara"
+    second["15"]["inputs"]["name"] = "bruno"
     for graph in (first, second):
         stage.run(graph)
     graph = stage.graph(4)
-    for loader, name in (("2", "portrait"), ("3", "mara")):
+    for loader, name in (("2", "portrait"), ("3", "bruno")):
         graph[loader]["inputs"]["identity"] = f"{name}.safetensors"
     pictures = []
     for share in (0.0, 0.5, 1.0):
