@@ -27,7 +27,7 @@ from .conftest import ROOT
 from .templates import template_graph
 from .test_schemas import IDS
 
-COMFYUI = os.environ.get("COMFYUI_PATH") or os.environ.get("HYPERDREAM_COMFYUI_ROOT", "")
+COMFYUI = os.environ.get("COMFYUI_PATH", "")
 PYTHON = os.environ.get("HYPERDREAM_COMFYUI_PYTHON", sys.executable)
 """of the environment that ComfyUI's requirements are installed in"""
 
