@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hyperdream_core.errors import ConfigError
 from hyperdream_core.miniature import sweep as module
 from hyperdream_core.miniature.evaluation import EvaluateConfig
-from hyperdream_core.miniature.sweep import CURVES, Point, points_of, sweep, won_back
+from hyperdream_core.miniature.sweep import CURVES, Point, SweepRow, format_sweep, points_of, sweep, won_back
 from hyperdream_core.pipelines.evaluate import MethodScores, score_method
 from hyperdream_core.pipelines.guide import GuidanceConfig, Guide
 
@@ -92,12 +92,20 @@ def test_a_sweep_compares_with_plain_guidance_and_goes_on_where_it_stopped(
     report = sweep(config, ["hybrid"], weights=tmp_path, keep=tmp_path / "kept")
     assert [row.point.curve for row in report.rows] == ["plain"] * 6 + ["hybrid"] * 5
     assert all(row.won_back and row.won_back.mean == pytest.approx(0.5, abs=0.01) for row in report.rows[6:])
+    assert all(row.won_back is None for row in report.rows[:6])
     assert report.table.count("\n") == 2 + 11 and report.figures["points"][6]["changes"]["guidance"] == "hybrid"
     assert report.picture.width > report.picture.height
     assert len(drawn) == 12
     (tmp_path / "kept" / "sweep" / "hybrid-subject-scale=0.5" / "rows" / "prediction.json").unlink()
     again = sweep(config, ["hybrid"], weights=tmp_path, keep=tmp_path / "kept")
     assert again.table == report.table and drawn[12:] == [("prediction", "hybrid", 1.0)]
+
+
+def test_more_similar_than_plain_guidance_ever_gets_is_called_beyond() -> None:
+    plain = SweepRow("prediction", Point("plain", "strength=1", {}), scores(0.5, 0.9), None)
+    more = SweepRow("prediction", Point("hybrid", "subject_scale=1", {}), scores(0.6, 0.9), None)
+    lines = format_sweep([plain, more], scores(0.0, 1.0)).splitlines()
+    assert "| - |" in lines[-2] and "| beyond |" in lines[-1]
 
 
 def test_what_a_sweep_cannot_draw_is_refused(tmp_path: Path) -> None:
