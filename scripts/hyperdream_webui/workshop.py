@@ -340,15 +340,11 @@ def miniature_base() -> Any:
     """The miniature, read once.
 
     Raises:
-        MissingDependencyError: diffusers is missing or too old.
+        MissingDependencyError: diffusers or accelerate is missing.
     """
-    command = f'"{sys.executable}" -m pip install --no-deps diffusers==0.32.2'
-    if find_spec("diffusers") is None:
-        raise MissingDependencyError("diffusers", command)
-    import diffusers
-
-    if not hasattr(diffusers, "AutoencoderDC"):
-        raise MissingDependencyError(f"diffusers 0.32 (here is {diffusers.__version__})", command)
+    for package, wanted in (("diffusers", "diffusers==0.32.2"), ("accelerate", "accelerate")):
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, f'"{sys.executable}" -m pip install --no-deps {wanted}')
     from hyperdream_core.pipelines.loading import load_base
 
     return WatchedBase(load_base(MINIATURE))

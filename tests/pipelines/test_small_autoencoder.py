@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from .pack import load_pack_module
+from hyperdream_core.data.bundled import bundled_weights
+from hyperdream_core.pipelines.loading import load_vae
+from hyperdream_core.pipelines.small_autoencoder import LikeDiffusers, SmallAutoencoder
 
 
 def test_it_does_what_diffusers_does_at_any_size() -> None:
@@ -25,10 +28,27 @@ def test_it_does_what_diffusers_does_at_any_size() -> None:
         for parameter in theirs.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         pictures = torch.rand(2, 3, 12, 20) * 2 - 1
-    ours = load_pack_module("nodes.small_autoencoder").SmallAutoencoder.from_settings(settings)
+    ours = SmallAutoencoder.from_settings(settings)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     with torch.no_grad():
         latents = theirs.encode(pictures).latent
         torch.testing.assert_close(ours.encode(pictures), latents, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ours.decode(latents), theirs.decode(latents).sample, atol=1e-5, rtol=1e-5)
     assert latents.shape == (2, 8, 3, 5)
+
+
+def test_the_miniatures_is_read_where_diffusers_does_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    folder = bundled_weights() / "miniature" / "base" / "vae"
+    theirs = load_vae(folder, torch.float32)
+    monkeypatch.delitem(vars(diffusers), "AutoencoderDC", raising=False)
+    monkeypatch.delitem(diffusers._class_to_module, "AutoencoderDC")
+    ours = load_vae(folder, torch.float32)
+    assert isinstance(ours, LikeDiffusers)
+    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = ours.encode(pictures)["latent"]
+        torch.testing.assert_close(latents, theirs.encode(pictures).latent, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.decode(latents).sample, theirs.decode(latents).sample, atol=1e-4, rtol=1e-4)
+    assert ours.config.scaling_factor == theirs.config.scaling_factor
