@@ -2,8 +2,9 @@
 
 The encoder is solved for (`patch_codec`), so the latents are known in seconds, and the base and the decoder can be
 trained independently of each other. The decoder starts as the linear inverse and learns to see a patch's neighbours
-too. Its depth-to-space steps know where in a patch a pixel lies; a decoder that upsamples by repetition does not, and
-ended below the linear inverse.
+too, from noisy latents, so that it mends the base's small errors instead of showing them as speckle. Its
+depth-to-space steps know where in a patch a pixel lies; a decoder that upsamples by repetition does not, and ended
+below the linear inverse.
 """
 
 from __future__ import annotations
@@ -49,9 +50,14 @@ def new_autoencoder(pictures: Tensor) -> Any:
 
 
 class DecoderObjective(nn.Module):
-    """Reconstruction of crops from slightly noisy latents: absolute, squared and edge error."""
+    """Reconstruction of crops from noisy latents: absolute, squared and edge error.
 
-    def __init__(self, autoencoder: Any, noise: float = 0.08) -> None:
+    Args:
+        autoencoder: whose decoder is trained.
+        noise: largest standard deviation of the noise; each crop has its own, down to 0.
+    """
+
+    def __init__(self, autoencoder: Any, noise: float = 0.5) -> None:
         super().__init__()
         self.decoder, self.noise = autoencoder.decoder, noise
 
@@ -59,7 +65,8 @@ class DecoderObjective(nn.Module):
         """Loss of scaled latents (b, c, h, w) and the pictures (b, 3, 8h, 8w) in 0..1 they stand for."""
         latents, pictures = batch
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        got, wanted = self.decoder(latents + self.noise * noise), pictures * 2.0 - 1.0
+        level = self.noise * torch.rand(len(latents), 1, 1, 1, generator=generator).to(latents)
+        got, wanted = self.decoder(latents + level * noise), pictures * 2.0 - 1.0
         error = (got - wanted).abs().mean() + 2.0 * F.mse_loss(got, wanted)
         for axis in (-1, -2):
             error = error + (got.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean()

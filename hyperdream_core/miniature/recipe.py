@@ -40,7 +40,7 @@ class RecipeConfig:
     """Other people, for the judges."""
     judge_contexts: int = 10
     """Pictures of each of those."""
-    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=900, learning_rate=1e-3, warmup=30))
+    decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=2500, learning_rate=1e-3, warmup=30))
     """Training of the VAE's decoder; 16 crops a step and process."""
     base: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=7000, learning_rate=1e-3))
     """Training of text encoder and UNet; 32 latents a step and process."""

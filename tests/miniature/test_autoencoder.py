@@ -11,8 +11,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from hyperdream_core.data.bundled import bundled_weights
 from hyperdream_core.miniature import autoencoder as vae
+from hyperdream_core.miniature.captions import random_context
 from hyperdream_core.miniature.patch_codec import MAIN_COMPONENTS, solve_codec
+from hyperdream_core.miniature.people import random_people
+from hyperdream_core.miniature.portrait import render_people
+from hyperdream_core.miniature.stages import load_autoencoder
+from hyperdream_core.miniature.view import random_view
 
 
 def _pictures(count: int = 40) -> Tensor:
@@ -67,3 +73,17 @@ def test_crops_of_latents_and_pictures_show_the_same_place(autoencoder: Any) -> 
     latents = vae.encode(autoencoder, stored.float() / 255.0).numpy().astype(np.float32)
     codes, crops = vae.draw_crops(latents, stored.numpy(), 4, torch.Generator().manual_seed(3))
     torch.testing.assert_close(vae.encode(autoencoder, crops), codes, atol=1e-3, rtol=1e-4)
+
+
+def test_the_shipped_decoder_mends_noisy_latents_that_the_linear_inverse_shows_as_speckle() -> None:
+    shipped = load_autoencoder(bundled_weights() / "miniature" / "base" / "vae")
+    generator = torch.Generator().manual_seed(4)
+    people, context = random_people(24, generator), random_context(24, generator)
+    pictures = render_people(people, context, random_view(24, generator))
+    latents = vae.encode(shipped, pictures)
+    noisy = latents + 0.4 * torch.randn(latents.shape, generator=generator)
+    kernel, bias = vae.patch_kernel(shipped)
+    patches = torch.linalg.pinv(kernel.flatten(1)) @ (noisy - bias[:, None, None]).flatten(2)
+    linear = F.fold(patches, pictures.shape[-2:], kernel_size=8, stride=8).clamp(0.0, 1.0)
+    assert vae.psnr(vae.decode(shipped, noisy), pictures) > vae.psnr(linear, pictures) + 2.0
+    assert vae.psnr(vae.decode(shipped, latents), pictures) > 27.0
