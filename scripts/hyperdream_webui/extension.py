@@ -48,7 +48,7 @@ def guidance_script() -> type:
 
     from .guidance_script import GuidanceAccordion
 
-    class GuidanceScript(GuidanceAccordion, scripts.Script):  # type: ignore[misc]
+    class GuidanceScript(GuidanceAccordion, scripts.Script):
         shelf = workshop().shelf
         always_visible = scripts.AlwaysVisible
 

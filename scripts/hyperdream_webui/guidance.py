@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -79,9 +80,9 @@ def pasted(fields: dict[str, str]) -> Dials | None:
     """
     if _FIELDS["identity"] not in fields:
         return None
-    given = {name: fields[label] for name, label in _FIELDS.items() if label in fields}
-    numbers = {name: float(given[name]) for name in ("base_scale", "subject_scale", "strength") if name in given}
-    return Dials(**{**given, **numbers})  # type: ignore[arg-type]
+    given: dict[str, Any] = {name: fields[label] for name, label in _FIELDS.items() if label in fields}
+    given |= {name: float(given[name]) for name in ("base_scale", "subject_scale", "strength") if name in given}
+    return Dials(**given)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ def _create_panel(workshop: Workshop) -> Any:
                 file_types=["image"],
                 elem_id="hyperdream_files",
             )
-            faces = gr.Gallery(label="Faces", columns=3, height=260, elem_id="hyperdream_faces", visible=False)
+            faces = gr.Gallery(label="Faces", columns=3, height=220, elem_id="hyperdream_faces", visible=False)
             report = gr.HTML(elem_id="hyperdream_report")
             choice = _face_inputs()
             settings = _create_inputs()
@@ -53,7 +53,9 @@ def _create_panel(workshop: Workshop) -> Any:
                 create = gr.Button("Create", variant="primary", elem_id="hyperdream_create")
                 stop = gr.Button("Interrupt", elem_id="hyperdream_stop")
             gr.HTML('<div id="hyperdream_live"></div>')
-            grid = gr.Image(label="Before and after", type="pil", interactive=False, elem_id="hyperdream_grid")
+            grid = gr.Image(
+                label="Before and after", show_label=False, type="pil", interactive=False, elem_id="hyperdream_grid"
+            )
             likeness = gr.HTML(elem_id="hyperdream_likeness")
             result = gr.HTML(elem_id="hyperdream_result")
             prompt = gr.Textbox(label="In a prompt", interactive=False, elem_id="hyperdream_prompt")
@@ -79,8 +81,9 @@ def _create_panel(workshop: Workshop) -> Any:
         except HyperDreamError as error:
             return None, "", page.refused(sentence(error)), "", "", "", ""
         bars = page.likeness_bars(made.likeness_before, made.likeness)
-        note = made.prompt or "the miniature's identities are drawn in this tab only"
-        return made.grid, bars, page.said(f"kept as {made.name}\n{made.report}"), note, made.infotext, made.name, ""
+        note = "" if made.prompt else "\nthe miniature's people are drawn in this tab only"
+        text = page.said(f"kept as {made.name}\n{made.report}{note}")
+        return made.grid, bars, text, made.prompt, made.infotext, made.name, ""
 
     looked = {"fn": look, "inputs": [files, settings[1], *choice], "outputs": [faces, report]}
     for component in (files, settings[1], *choice):

@@ -194,8 +194,8 @@ class Workshop:
         predictor = self.predictor_for(family.name) if order.predict else None
         start = None
         if predictor is not None:
-            config = PredictConfig(identifier=order.identifier, class_noun=order.class_noun)
-            start = predict_identity(predictor.network, faces.at(family.picture_size), config, faces.prepared.weights)
+            words = PredictConfig(identifier=order.identifier, class_noun=order.class_noun)
+            start = predict_identity(predictor.network, faces.at(family.picture_size), words, faces.prepared.weights)
         elif order.predict:
             notes.append(
                 f"no predictor for {family.title} is in {self.webui.own_folder / 'predictors'}, so the identity is "
@@ -227,8 +227,8 @@ class Workshop:
                 result = finetune(base, references, start, config, watch, captions=captions)
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
-                f"the graphics card ran out of memory while polishing at {size} px with {order.samples_at_once} samples at "
-                "once; choose fewer of them, or a smaller size"
+                f"the graphics card ran out of memory while polishing at {size} px with {order.samples_at_once} "
+                "samples at once; choose fewer of them, or a smaller size"
             ) from error
         how = f"{'predicted and polished' if start else 'polished'} for {len(result.losses)} steps"
         rate = result.seconds / max(1, len(result.losses))
