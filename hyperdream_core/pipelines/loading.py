@@ -203,23 +203,33 @@ def load_vae(folder: Path, dtype: torch.dtype) -> nn.Module:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     name, files = config.get("_class_name"), _weight_files(folder)
     if name == "AutoencoderDC":
-        try:
-            from diffusers import AutoencoderDC
-        except ImportError:
+        kind = deep_autoencoder()
+        if kind is None:
             return _older_vae(config, files[-1], dtype)
         # Not by from_pretrained, which warns of `block_out_channels`, an entry that is there for pipelines.
-        known = {key: config[key] for key in signature(AutoencoderDC).parameters if key in config}
+        known = {key: config[key] for key in signature(kind).parameters if key in config}
         tensors = {key: tensor.to(dtype) for key, tensor in load_file(files[-1]).items()}
-        deep: Any = fill_model(files[-1], AutoencoderDC, known, tensors)
+        deep: Any = fill_model(files[-1], kind, known, tensors)
         deep.register_to_config(block_out_channels=config["block_out_channels"])
         return cast("nn.Module", deep)
-    kind = AutoencoderTiny if name == "AutoencoderTiny" else AutoencoderKL
-    vae: nn.Module = kind.from_pretrained(folder, variant=_variant(files), torch_dtype=dtype, **_LOCAL)
+    flat = AutoencoderTiny if name == "AutoencoderTiny" else AutoencoderKL
+    vae: nn.Module = flat.from_pretrained(folder, variant=_variant(files), torch_dtype=dtype, **_LOCAL)
     return vae
 
 
+def deep_autoencoder() -> Any:
+    """diffusers' class for the miniature's VAE; None before it knew one whose encoder ends without a shortcut.
+
+    The class came with 0.32, which adds the shortcut whatever the configuration says; Forge brings 0.31.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, "AutoencoderDC", None)
+    return kind if kind is not None and "encoder_out_shortcut" in signature(kind).parameters else None
+
+
 def _older_vae(config: dict[str, Any], file: Path, dtype: torch.dtype) -> nn.Module:
-    """The same without diffusers' class, which came with 0.32; Forge brings 0.31."""
+    """The same without diffusers' class."""
     from safetensors.torch import load_file
 
     from .small_autoencoder import LikeDiffusers

@@ -150,19 +150,10 @@ def _create_inputs() -> list[Any]:
                 1, 16, value=Order.samples_at_once, step=1, label="Samples at once",
                 info="fewer take less memory, and give the same", elem_id="hyperdream_at_once",
             )  # fmt: skip
-            batch = gr.Slider(
-                1,
-                32,
-                value=Order.batch,
-                step=1,
-                label="Batch",
-                info="noise draws in a step",
-                elem_id="hyperdream_batch",
-            )
         with gr.Row():
             draw_steps = gr.Slider(1, 60, value=20, step=1, label="Drawing steps", elem_id="hyperdream_draw_steps")
             seed = gr.Number(value=0, precision=0, label="Seed", elem_id="hyperdream_seed")
-    return [name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, batch, draw_steps, seed]
+    return [name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, draw_steps, seed]
 
 
 def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
@@ -259,7 +250,7 @@ def _face_choice(values: Sequence[Any]) -> FaceChoice:
 
 
 def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Order:
-    name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, batch, draw_steps, seed = values
+    name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, draw_steps, seed = values
     return Order(
         files=files,
         faces=faces,
@@ -272,7 +263,6 @@ def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Or
         identifier=identifier,
         class_noun=class_noun,
         size=int(size),
-        batch=int(batch),
         samples_at_once=int(at_once),
         draw_steps=int(draw_steps),
         seed=int(seed or 0),

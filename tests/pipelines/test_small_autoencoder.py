@@ -42,6 +42,7 @@ def test_the_miniatures_is_read_where_diffusers_does_not_know_it(monkeypatch: py
 
     folder = bundled_weights() / "miniature" / "base" / "vae"
     theirs = load_vae(folder, torch.float32)
+    assert isinstance(theirs, diffusers.AutoencoderDC)
     monkeypatch.delitem(vars(diffusers), "AutoencoderDC", raising=False)
     monkeypatch.delitem(diffusers._class_to_module, "AutoencoderDC")
     ours = load_vae(folder, torch.float32)
@@ -52,3 +53,14 @@ def test_the_miniatures_is_read_where_diffusers_does_not_know_it(monkeypatch: py
         torch.testing.assert_close(latents, theirs.encode(pictures).latent, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(ours.decode(latents).sample, theirs.decode(latents).sample, atol=1e-4, rtol=1e-4)
     assert ours.config.scaling_factor == theirs.config.scaling_factor
+
+
+def test_a_diffusers_that_would_add_a_shortcut_of_its_own_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    class OfRelease32:
+        def __init__(self, latent_channels: int = 32) -> None:
+            raise AssertionError("it would encode other latents")
+
+    monkeypatch.setattr(diffusers, "AutoencoderDC", OfRelease32)
+    assert isinstance(load_vae(bundled_weights() / "miniature" / "base" / "vae", torch.float32), LikeDiffusers)
