@@ -13,7 +13,7 @@ from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.ops.lowrank import LoraPair
 from . import host
-from .dials import choice, share_dial, strength_dial
+from .dials import check_range, choice, range_dials, strength_dial
 from .live_adapter import LiveAdapter
 from .wires import IDENTITY
 
@@ -67,17 +67,7 @@ class ApplyIdentityAdvanced(io.ComfyNode):
             "how: merged into the weights as a LoRA is, or live while the UNet runs.",
             inputs=[
                 *_inputs(),
-                share_dial(
-                    "start_percent",
-                    "Where in sampling the identity sets in: 0 is the first step. Later leaves the composition "
-                    "to the base.",
-                    default=0.0,
-                ),
-                share_dial(
-                    "end_percent",
-                    "Where in sampling it ends: 1 is the last step. Earlier leaves fine texture to the base.",
-                    default=1.0,
-                ),
+                *range_dials(),
                 choice(
                     "mode",
                     "merged: added to the weights like any LoRA, costs nothing per step. live: added while the "
@@ -101,11 +91,7 @@ class ApplyIdentityAdvanced(io.ComfyNode):
         mode: str,
         **parts: float,
     ) -> io.NodeOutput:
-        if start_percent >= end_percent:
-            raise ConfigError(
-                f"start_percent is {start_percent:g} and end_percent {end_percent:g}, but the start must come before "
-                "the end; raise end_percent"
-            )
+        check_range(start_percent, end_percent)
         has_range = start_percent > 0 or end_percent < 1
         if has_range and mode == "merged":
             raise ConfigError(

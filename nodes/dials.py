@@ -7,15 +7,54 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..hyperdream_core.errors import ConfigError
+
 
 def strength_dial(name: str, tooltip: str) -> Any:
     """How much of an identity: 1 is as it was made, 0 is none, below 0 is its opposite."""
-    return io.Float.Input(name, default=1.0, min=-4.0, max=4.0, step=0.05, tooltip=tooltip)
+    return number_dial(name, tooltip, default=1.0, limits=(-4.0, 4.0), step=0.05)
 
 
 def share_dial(name: str, tooltip: str, *, default: float) -> Any:
     """A part of a whole, 0..1."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+    return number_dial(name, tooltip, default=default, limits=(0.0, 1.0), step=0.01)
+
+
+def number_dial(name: str, tooltip: str, *, default: float, limits: tuple[float, float], step: float) -> Any:
+    """A number from the first limit to the second; a step is what a click adds, and what is typed may lie between."""
+    low, high = limits
+    # The browser rounds to the step's decimals by itself; told so, it does not have to guess them of a tiny step.
+    finest = step if step < 0.001 else None
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, round=finest, tooltip=tooltip)
+
+
+def range_dials() -> list[Any]:
+    """Where in sampling an identity acts, as ComfyUI's own start and end percent mean it; see `check_range`."""
+    return [
+        share_dial(
+            "start_percent",
+            "Where in sampling the identity sets in: 0 is the first step. Later leaves the composition to the base.",
+            default=0.0,
+        ),
+        share_dial(
+            "end_percent",
+            "Where in sampling it ends: 1 is the last step. Earlier leaves fine texture to the base.",
+            default=1.0,
+        ),
+    ]
+
+
+def check_range(start_percent: float, end_percent: float) -> None:
+    """Refuse a range that holds no step.
+
+    Raises:
+        ConfigError: the end does not come after the start.
+    """
+    if start_percent >= end_percent:
+        raise ConfigError(
+            f"start_percent is {start_percent:g} and end_percent {end_percent:g}, but the start must come before the "
+            "end; raise end_percent"
+        )
 
 
 def count_dial(name: str, tooltip: str, *, default: int, limits: tuple[int, int], step: int = 1) -> Any:
@@ -27,3 +66,17 @@ def count_dial(name: str, tooltip: str, *, default: int, limits: tuple[int, int]
 def choice(name: str, tooltip: str, options: Sequence[str]) -> Any:
     """One of some words; the first, until another is picked."""
     return io.Combo.Input(name, options=list(options), default=options[0], tooltip=tooltip)
+
+
+def prompt_box(name: str, tooltip: str, *, default: str = "") -> Any:
+    """Several lines of a prompt, in which {one|another} is chosen anew for each run."""
+    return io.String.Input(name, multiline=True, dynamic_prompts=True, default=default, tooltip=tooltip)
+
+
+def subjects_prompt_box(name: str) -> Any:
+    """The prompt that names the person."""
+    return prompt_box(
+        name,
+        "What to draw. [V] stands for the person, as in 'a [V] face, at the beach'.",
+        default="a [V] face, smiling",
+    )

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.pipelines.prompts import insert_identifier, names_subject
 from . import host
+from .dials import subjects_prompt_box
 from .wires import IDENTITY
 
 
@@ -26,13 +27,7 @@ class EncodePrompt(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder, from Apply Identity."),
                 IDENTITY.Input("identity", tooltip="Whose word is put in."),
-                io.String.Input(
-                    "text",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    default="a [V] face, smiling",
-                    tooltip="What to draw. [V] stands for the person, as in 'a [V] face, at the beach'.",
-                ),
+                subjects_prompt_box("text"),
             ],
             outputs=[
                 io.Conditioning.Output(tooltip="Connect to the sampler's positive input."),

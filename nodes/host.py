@@ -273,6 +273,14 @@ def _add(clone: Any, pairs: Mapping[str, LoraPair], strength: float) -> None:
         )
 
 
+def options_of_call(arguments: Sequence[Any], named: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
+    """The transformer options among a UNet call's arguments, which come by name or by place; empty without `entry`."""
+    options = named.get("transformer_options") or next(
+        (one for one in arguments if isinstance(one, dict) and entry in one), {}
+    )
+    return options if entry in options else {}
+
+
 def with_wrapper(model: Any, wrapper: Callable[..., Any]) -> Any:
     """A clone of the MODEL that calls `wrapper(executor, *arguments)` around every call of its UNet."""
     clone = model.clone()

@@ -20,6 +20,7 @@ from ..hyperdream_core.ops.noise import to_t
 from ..hyperdream_core.pipelines.guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
 from ..hyperdream_core.pipelines.live_parts import live_parts
 from .guided_prompts import worded
+from .host import options_of_call
 
 _KEY = "hyperdream_guidance"
 _ROLE = "hyperdream_role"
@@ -140,9 +141,7 @@ class _Wrappers:
 
     def call_unet(self, executor: Any, x: Tensor, *arguments: Any, **named: Any) -> Any:
         """Around a call of the UNet: each chunk of the batch with its part's adapter."""
-        options = named.get("transformer_options") or next(
-            (one for one in arguments if isinstance(one, dict) and _KEY in one), {}
-        )
+        options = options_of_call(arguments, named, _KEY)
         now: _Now | None = options.get(_KEY)
         if now is None:
             return executor(x, *arguments, **named)

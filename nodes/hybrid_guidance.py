@@ -10,13 +10,39 @@ from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.pipelines.guide import GuidanceConfig
 from . import host
+from .dials import (
+    check_range,
+    choice,
+    number_dial,
+    prompt_box,
+    range_dials,
+    share_dial,
+    strength_dial,
+    subjects_prompt_box,
+)
 from .guided_subjects import ConnectedSubject, Prompts, guided
 from .lora_files import read_lora_file
 from .wires import IDENTITY
 
+PRESETS = ["hybrid", "mix", "blend", "base-null", "plain"]
 NO_LORA = "none"
 OWN = -1.0
 """a dial's setting for what the preset takes by itself"""
+
+_NULL_STRENGTH = (
+    "How much of the identity the negative side has, 0 to 1. -1 is the preset's own: all in plain, blend and "
+    "reference-null, none elsewhere."
+)
+_RESCALE = "Brings back the contrast that strong guidance changes; 0.7 mends washed-out or glaring pictures."
+_RANK_SHARE = (
+    "Share of the adapter's rank that acts in pure noise; it grows to all of it as noise goes. 1 uses all of it "
+    "always; of use from rank 4 on."
+)
+_WEIGHTS = (
+    "For guidance 'weights': four numbers that sum to 1, of the base without and with the prompt, and of the person "
+    "without and with it, such as -4, 2, 0, 3."
+)
+_NEUTRAL = "For guidance 'reference-null': the identity predicted from a plain grey picture."
 
 
 class HybridGuidance(io.ComfyNode):
@@ -30,7 +56,7 @@ class HybridGuidance(io.ComfyNode):
             category="HyperDream",
             description="Lets the base follow the prompt and the identity bring the person, in one call of the UNet "
             "per step. Works with an identity or any LoRA, in KSampler, SamplerCustom and under guiders.",
-            inputs=[*wires(), *prompt_inputs(), *dial_inputs(PRESETS), lora_input(), *identity_input()],
+            inputs=[*base_inputs(), *prompt_inputs(), *dial_inputs(PRESETS), lora_input(), identity_input()],
             outputs=outputs(),
         )
 
@@ -53,7 +79,7 @@ class HybridGuidance(io.ComfyNode):
         with host.ordinary_tensors():
             subject = the_subject(identity, lora, model, clip)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
-            return output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
+            return guided_output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
 
 
 class HybridGuidanceAdvanced(io.ComfyNode):
@@ -62,11 +88,10 @@ class HybridGuidanceAdvanced(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         shares = [
-            io.Float.Input("null_strength", default=OWN, min=OWN, max=1.0, step=0.05, tooltip=_NULL_STRENGTH),
-            io.Float.Input("rescale", default=0.0, min=0.0, max=1.0, step=0.05, tooltip=_RESCALE),
-            io.Float.Input("rank_share", default=1.0, min=0.0, max=1.0, step=0.05, tooltip=_RANK_SHARE),
-            io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip=_START),
-            io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=_END),
+            number_dial("null_strength", _NULL_STRENGTH, default=OWN, limits=(OWN, 1.0), step=0.05),
+            share_dial("rescale", _RESCALE, default=0.0),
+            share_dial("rank_share", _RANK_SHARE, default=1.0),
+            *range_dials(),
             io.String.Input("weights", default="", tooltip=_WEIGHTS),
         ]
         return io.Schema(
@@ -76,12 +101,12 @@ class HybridGuidanceAdvanced(io.ComfyNode):
             description="Hybrid Guidance with weights of your own, guidance away from a neutral identity, a rank that "
             "shrinks with noise, a start and an end, and rescaled contrast.",
             inputs=[
-                *wires(),
+                *base_inputs(),
                 *prompt_inputs(),
                 *dial_inputs([*PRESETS, "reference-null", "weights"]),
                 *shares,
                 lora_input(),
-                *identity_input(),
+                identity_input(),
                 IDENTITY.Input("neutral", optional=True, tooltip=_NEUTRAL),
             ],
             outputs=outputs(),
@@ -108,11 +133,7 @@ class HybridGuidanceAdvanced(io.ComfyNode):
         neutral: Identity | None = None,
         **shares: float,
     ) -> io.NodeOutput:
-        if start_percent >= end_percent:
-            raise ConfigError(
-                f"start_percent is {start_percent:g} and end_percent {end_percent:g}, but the start must come before "
-                "the end; raise end_percent"
-            )
+        check_range(start_percent, end_percent)
         null_strength = shares.pop("null_strength")
         more = {
             **shares,
@@ -124,31 +145,11 @@ class HybridGuidanceAdvanced(io.ComfyNode):
         with host.ordinary_tensors():
             subject = the_subject(identity, lora, model, clip, neutral)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength, **more)
-            return output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
+            return guided_output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
 
 
-PRESETS = ["hybrid", "mix", "blend", "base-null", "plain"]
-
-_NULL_STRENGTH = (
-    "How much of the identity the negative side has, 0 to 1. -1 is the preset's own: all in plain, blend and "
-    "reference-null, none elsewhere."
-)
-_RESCALE = "Brings back the contrast that strong guidance changes; 0.7 mends washed-out or glaring pictures."
-_RANK_SHARE = (
-    "Share of the adapter's rank that acts in pure noise; it grows to all of it as noise goes. 1 uses all of it "
-    "always; of use from rank 4 on."
-)
-_START = "Where in sampling the identity sets in: 0 is the first step. Later leaves the composition to the base."
-_END = "Where in sampling it ends: 1 is the last step. Earlier leaves fine texture to the base."
-_WEIGHTS = (
-    "For guidance 'weights': four numbers that sum to 1, of the base without and with the prompt, and of the person "
-    "without and with it, such as -4, 2, 0, 3."
-)
-_NEUTRAL = "For guidance 'reference-null': the identity predicted from a plain grey picture."
-
-
-def wires() -> list[Any]:
-    """MODEL and CLIP."""
+def base_inputs() -> list[Any]:
+    """MODEL and CLIP of the base."""
     return [
         io.Model.Input("model", tooltip="The base: a checkpoint straight from its loader, without the identity."),
         io.Clip.Input("clip", tooltip="Its text encoder, straight from the loader too."),
@@ -158,57 +159,36 @@ def wires() -> list[Any]:
 def prompt_inputs() -> list[Any]:
     """What to draw."""
     return [
-        io.String.Input(
-            "prompt",
-            multiline=True,
-            dynamic_prompts=True,
-            default="a [V] face, smiling",
-            tooltip="What to draw. [V] stands for the person, as in 'a [V] face, at the beach'.",
-        ),
-        io.String.Input(
-            "negative_prompt",
-            multiline=True,
-            dynamic_prompts=True,
-            default="",
-            tooltip="What to lead away from; empty for nothing in particular.",
-        ),
-        io.String.Input(
-            "base_prompt",
-            multiline=True,
-            dynamic_prompts=True,
-            default="",
-            tooltip="What the base is asked; empty asks it for the prompt without the person's word.",
-        ),
+        subjects_prompt_box("prompt"),
+        prompt_box("negative_prompt", "What to lead away from; empty for nothing in particular."),
+        prompt_box("base_prompt", "What the base is asked; empty asks it for the prompt without the person's word."),
     ]
 
 
 def dial_inputs(presets: list[str]) -> list[Any]:
     """How much base and person lead."""
     return [
-        io.Combo.Input(
+        choice(
             "guidance",
-            options=presets,
-            default=presets[0],
-            tooltip="hybrid: the base leads at base_scale, and the person at subject_scale on top. mix: subject_scale "
+            "hybrid: the base leads at base_scale, and the person at subject_scale on top. mix: subject_scale "
             "is the person's share, 0 to 1. blend: between the base's guidance and plain. base-null: plain, but away "
             "from the base. plain: as any LoRA is sampled.",
+            presets,
         ),
-        io.Float.Input(
+        number_dial(
             "base_scale",
+            "How far the base leads in hybrid, mix and blend; -1 is the sampler's cfg.",
             default=OWN,
-            min=OWN,
-            max=30.0,
+            limits=(OWN, 30.0),
             step=0.1,
-            tooltip="How far the base leads in hybrid, mix and blend; -1 is the sampler's cfg.",
         ),
-        io.Float.Input(
+        number_dial(
             "subject_scale",
-            default=OWN,
-            min=OWN,
-            max=30.0,
-            step=0.1,
-            tooltip="How far the person leads; 0 is the base alone. -1 is the sampler's cfg in hybrid, and 1, all of "
+            "How far the person leads; 0 is the base alone. -1 is the sampler's cfg in hybrid, and 1, all of "
             "it, in mix and blend.",
+            default=OWN,
+            limits=(OWN, 30.0),
+            step=0.1,
         ),
         io.String.Input(
             "schedule",
@@ -217,30 +197,22 @@ def dial_inputs(presets: list[str]) -> list[Any]:
             "the layout is settled; bands such as 0-0.5:1, 0.5-1:0, or points of a curve such as 0=1, 1=0. Empty: "
             "always the same.",
         ),
-        io.Float.Input(
-            "strength",
-            default=1.0,
-            min=-4.0,
-            max=4.0,
-            step=0.05,
-            tooltip="How much of the identity or LoRA: 1 is as it was made, 0 is the base alone.",
-        ),
+        strength_dial("strength", "How much of the identity or LoRA: 1 is as it was made, 0 is the base alone."),
     ]
 
 
 def lora_input() -> Any:
     """Any LoRA file."""
-    return io.Combo.Input(
+    return choice(
         "lora",
-        options=[NO_LORA, *host.lora_names()],
-        default=NO_LORA,
-        tooltip="A LoRA file instead of an identity; its trigger word belongs into the prompt.",
+        "A LoRA file instead of an identity; its trigger word belongs into the prompt.",
+        [NO_LORA, *host.lora_names()],
     )
 
 
-def identity_input() -> list[Any]:
-    """Of this pack."""
-    return [IDENTITY.Input("identity", optional=True, tooltip="From Predict, Polish, Load or Blend.")]
+def identity_input() -> Any:
+    """An identity of this pack."""
+    return IDENTITY.Input("identity", optional=True, tooltip="From Predict, Polish, Load or Blend.")
 
 
 def outputs() -> list[Any]:
@@ -283,7 +255,7 @@ def guidance_config(
     )
 
 
-def output(
+def guided_output(
     model: Any, clip: Any, subjects: list[ConnectedSubject], prompts: Prompts, config: GuidanceConfig
 ) -> io.NodeOutput:
     """The node's answer."""

@@ -9,6 +9,7 @@ import torch
 
 from ..hyperdream_core.models.adapted_linear import live
 from ..hyperdream_core.ops.lowrank import LoraPair
+from . import host
 
 
 class LiveAdapter:
@@ -30,17 +31,13 @@ class LiveAdapter:
         Args:
             executor: ComfyUI's way on to the UNet, which it has as `class_obj`; the rest are the UNet's arguments.
         """
-        options = named.get("transformer_options") or next(
-            (one for one in arguments if isinstance(one, dict) and "sigmas" in one), {}
-        )
-        if not self._acts(options):
+        if not self._acts(host.options_of_call(arguments, named, "sigmas").get("sigmas")):
             return executor(x, *arguments, **named)
         # The executor knows which UNet really runs: ComfyUI may have put another copy in place.
         with live(executor.class_obj, self._on(x.device), self._strength):
             return executor(x, *arguments, **named)
 
-    def _acts(self, options: Mapping[str, Any]) -> bool:
-        levels = options.get("sigmas")
+    def _acts(self, levels: torch.Tensor | None) -> bool:
         if levels is None:
             return True
         highest, lowest = self._sigmas
@@ -49,6 +46,5 @@ class LiveAdapter:
 
     def _on(self, device: torch.device) -> dict[str, LoraPair]:
         if self._placed is None or self._placed[0] != device:
-            pairs = {name: LoraPair(p.down.to(device), p.up.to(device)) for name, p in self._pairs.items()}
-            self._placed = device, pairs
+            self._placed = device, {name: pair.to(device) for name, pair in self._pairs.items()}
         return self._placed[1]

@@ -18,6 +18,7 @@ from ..hyperdream_core.data.images import to_pil
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity, write_identity
 from ..hyperdream_core.formats.file_names import free_file
+from ..hyperdream_core.miniature.captions import describe_references
 from ..hyperdream_core.miniature.judges import JudgeRecognizer, bundled_recognizer
 from ..hyperdream_core.pipelines.faces import Faces
 from ..hyperdream_core.pipelines.finetune import FinetuneConfig, FinetuneResult, finetune
@@ -60,7 +61,8 @@ def polish(
         loaded: MODEL, CLIP and VAE.
         faces: of the subject.
         start: prediction to start from; None starts from nothing.
-        caption: what the pictures show besides the subject, one line for all or one for each.
+        caption: what the pictures show besides the subject, one line for all or one for each; if it is empty, the
+            miniature reads it off them, and other checkpoints go without.
         config: of the training.
         options: of the host.
 
@@ -76,14 +78,14 @@ def polish(
     size = options.size or family.picture_size
     if size % family.vae_factor:
         raise ConfigError(f"size must be a multiple of {family.vae_factor} px, got {size}")
-    base = _base(loaded, family, size, min(config.batch, config.samples_at_once), options)
+    largest = max(config.batch, config.preserve_batch) if start is not None and config.preserve else config.batch
+    base = _base(loaded, family, size, min(largest, config.samples_at_once), options)
     references = faces.at(size)
     watch = _Watch(base, loaded[2], references, config, options.preview_every, start)
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            result = finetune(
-                base, references, start, config, watch, captions=captions_of_lines(caption, len(references))
-            )
+            captions = captions_of_lines(caption, len(references)) or _captions_read_off(base, faces)
+            result = finetune(base, references, start, config, watch, captions=captions)
     except torch.cuda.OutOfMemoryError as error:
         raise ConfigError(
             f"the graphics card ran out of memory while polishing at {size} px; use Polish Identity (Advanced) with "
@@ -96,6 +98,14 @@ def polish(
         if not options.goes_on:
             host.stop_prompt()
     return result.identity, watch.curves(result.losses)
+
+
+def _captions_read_off(base: ComfyBase, faces: Faces) -> tuple[str, ...]:
+    """As the command line does, where the words that the base was taught are on record."""
+    if base.family.name != "miniature":
+        return ()
+    base.load()
+    return tuple(describe_references(base, faces.at(base.family.picture_size)))
 
 
 def bytes_needed(family: BaseFamily, size: int, batch: int, number_size: int, saves_memory: bool) -> float:

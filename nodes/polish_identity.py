@@ -10,7 +10,7 @@ from ..hyperdream_core.bases import TARGET_SETS
 from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.pipelines.faces import Faces
 from ..hyperdream_core.pipelines.finetune import FinetuneConfig
-from .dials import choice, count_dial
+from .dials import choice, count_dial, number_dial
 from .polish import PolishOptions, polish
 from .wires import FACES, IDENTITY
 
@@ -104,7 +104,8 @@ def _inputs() -> list[Any]:
             default="",
             multiline=True,
             tooltip="What the photographs show besides the person, such as 'smiling, at the beach', so that it is not "
-            "learnt as a part of them. One line for all, or one line for each photograph.",
+            "learnt as a part of them. One line for all, or one line for each photograph. Left empty, the miniature "
+            "reads it off by itself; on other checkpoints write it.",
         ),
         _count("seed", "The same seed and settings give the same identity.", (0, 2**32 - 1)),
     ]
@@ -112,14 +113,12 @@ def _inputs() -> list[Any]:
 
 def _training_inputs() -> list[Any]:
     return [
-        io.Float.Input(
+        number_dial(
             "learning_rate",
+            "How large the steps are at first. Lower it if the pictures fall apart.",
             default=_DEFAULT.learning_rate,
-            min=0.00001,
-            max=0.1,
+            limits=(0.00001, 0.1),
             step=0.00001,
-            round=0.00001,
-            tooltip="How large the steps are at first. Lower it if the pictures fall apart.",
         ),
         _count(
             "rank", "How much the training may change in each layer; more takes in more of the photographs.", (1, 32)
@@ -129,8 +128,17 @@ def _training_inputs() -> list[Any]:
             "How much of it the file keeps, the most important first; 0 keeps all and makes larger files.",
             (0, 64),
         ),
-        _count("batch", "Samples in a step; more takes more memory.", (1, 64)),
+        _count("batch", "Samples in a step; more makes slower and steadier steps.", (1, 64)),
         _count("crops", "Slightly moved copies of each photograph, so that its framing is not learnt.", (0, 32)),
+        number_dial(
+            "preserve",
+            "How firmly to hold on to what the identity drew in other scenes before, so that this photograph's "
+            "smile or beach is not learnt as a part of the person. 0 trains in half the time and forgets; without an "
+            "identity to start from it does nothing.",
+            default=_DEFAULT.preserve,
+            limits=(0.0, 10.0),
+            step=0.05,
+        ),
         _count(
             "holdout_every",
             "Look at an unseen crop every so many steps and keep the best; 0 keeps the last step's.",
@@ -149,6 +157,11 @@ def _host_inputs() -> list[Any]:
             "save memory takes about a quarter of the room and a third more time, with the same result. "
             "automatic takes it where fast does not fit.",
             ["automatic", "fast", "save memory"],
+        ),
+        _count(
+            "samples_at_once",
+            "Samples that go through the UNet together; fewer take less memory and more time, with the same result.",
+            (1, 64),
         ),
         count_dial(
             "size",

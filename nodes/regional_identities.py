@@ -12,7 +12,7 @@ from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.formats.adapter_file import Identity
 from . import host
 from .guided_subjects import ConnectedSubject, Prompts
-from .hybrid_guidance import PRESETS, dial_inputs, guidance_config, output, outputs, prompt_inputs, wires
+from .hybrid_guidance import PRESETS, base_inputs, dial_inputs, guidance_config, guided_output, outputs, prompt_inputs
 from .wires import IDENTITY
 
 _MOST = 4
@@ -42,7 +42,7 @@ class RegionalIdentities(io.ComfyNode):
             category="HyperDream",
             description="Several people in one picture: each identity acts in its mask alone, and the base draws the "
             "rest. One call of the UNet per step, with the dials of Hybrid Guidance.",
-            inputs=[*wires(), *places[:4], *prompt_inputs(), *dial_inputs(PRESETS), *places[4:]],
+            inputs=[*base_inputs(), *places[:4], *prompt_inputs(), *dial_inputs(PRESETS), *places[4:]],
             outputs=outputs(),
         )
 
@@ -71,7 +71,7 @@ class RegionalIdentities(io.ComfyNode):
         places: _Places = [(identity_1, mask_1), (identity_2, mask_2), (identity_3, mask_3), (identity_4, mask_4)]
         with host.ordinary_tensors():
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
-            return output(model, clip, _connected(places), Prompts(prompt, negative_prompt, base_prompt), config)
+            return guided_output(model, clip, _connected(places), Prompts(prompt, negative_prompt, base_prompt), config)
 
 
 def _connected(places: _Places) -> list[ConnectedSubject]:

@@ -22,6 +22,10 @@ class LoraPair:
     def rank(self) -> int:
         return self.down.shape[-2]
 
+    def to(self, device: torch.device) -> LoraPair:
+        """The same pair on a device."""
+        return LoraPair(self.down.to(device), self.up.to(device))
+
 
 def delta(pair: LoraPair) -> Tensor:
     """The weight change (..., o, i) that the pair stands for."""

@@ -191,7 +191,7 @@ class GuidedStep:
 
 def _on(subject: ResolvedSubject, device: torch.device) -> ResolvedSubject:
     def moved(pairs: Pairs) -> dict[str, LoraPair]:
-        return {name: LoraPair(pair.down.to(device), pair.up.to(device)) for name, pair in pairs.items()}
+        return {name: pair.to(device) for name, pair in pairs.items()}
 
     return replace(subject, pairs=tuple(moved(one) for one in subject.pairs), neutral=moved(subject.neutral))
 

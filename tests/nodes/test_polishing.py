@@ -59,10 +59,15 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
 
 
 def test_it_does_what_the_core_does_on_the_same_base(host: Host, miniature: Any, faces: Any) -> None:
+    from hyperdream_core.miniature.captions import describe_references
     from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune
     from hyperdream_core.pipelines.loading import load_base
 
-    wanted = finetune(load_base(), faces.at(64), None, FinetuneConfig(steps=2, seed=5))
+    base, pictures = load_base(), faces.at(64)
+    # Where nobody says what the picture shows, both let the miniature read it off.
+    captions = describe_references(base, pictures)
+    assert len(captions) == 1 and ", " in captions[0]
+    wanted = finetune(base, pictures, None, FinetuneConfig(steps=2, seed=5), captions=captions)
     got, _ = polished(host, miniature, faces, steps=2)
     for name, pair in wanted.identity.expand().items():
         ours = got.expand()[name]
@@ -137,7 +142,7 @@ def test_stop_within_the_unet_is_noticed_as_well(
 
     monkeypatch.setattr(type(unet), "forward", forward)
     with pytest.raises(memory.InterruptProcessingException):
-        advanced(host, miniature, faces, steps=50, preview_every=0)
+        advanced(host, miniature, faces, steps=50, preview_every=0, caption="smiling")
     assert len(calls) == 4 and len(saved(host)) == 1
 
 
@@ -150,13 +155,19 @@ def test_stop_can_go_on_with_what_there_is(
 
 
 def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
-    host: Host, miniature: Any, faces: Any
+    host: Host, miniature: Any, faces: Any, identity: Any
 ) -> None:
     memory = host.comfy("comfy.model_management")
     polished(host, miniature, faces, steps=1)
     asked = max(needed for patcher, needed in memory.loaded if patcher.model is miniature[0].model)
     family = host.core("bases").get_base("miniature")
     assert asked == host.module("polish").bytes_needed(family, 64, 4, 4, False) > 1e6
+    memory.loaded.clear()
+    # What is preserved passes in samples of its own, as many as fit, whatever the batch.
+    advanced(host, miniature, faces, identity=identity, steps=1, batch=1, samples_at_once=3, preview_every=0)
+    advanced(host, miniature, faces, identity=identity, steps=1, batch=1, preserve=0.0, preview_every=0)
+    asked = [needed for patcher, needed in memory.loaded if patcher.model is miniature[0].model and needed]
+    assert asked == [host.module("polish").bytes_needed(family, 64, count, 4, False) for count in (3, 1)]
     memory.free = 1e5
     memory.loaded.clear()
     with pytest.raises(host.core("errors").ConfigError, match=r"needs about .* GB beside the model"):
@@ -169,6 +180,23 @@ def test_saving_memory_gives_the_same_identity(host: Host, miniature: Any, faces
     for name, pair in fast.expand().items():
         other = lean.expand()[name]
         torch.testing.assert_close(other.up @ other.down, pair.up @ pair.down, atol=1e-5, rtol=1e-3)
+
+
+def test_what_is_preserved_and_how_many_samples_pass_at_once_are_the_cores_settings(
+    host: Host, miniature: Any, faces: Any, identity: Any
+) -> None:
+    def made(**settings: Any) -> Any:
+        return advanced(host, miniature, faces, identity=identity, steps=2, preview_every=0, **settings)[0]
+
+    def distance(one: Any) -> float:
+        before, after = identity.expand(), one.expand()
+        return sum(float((after[n].up @ after[n].down - p.up @ p.down).square().sum()) for n, p in before.items())
+
+    whole, in_parts, forgetful = made(samples_at_once=8), made(samples_at_once=3), made(preserve=0.0)
+    for name, pair in whole.expand().items():
+        other = in_parts.expand()[name]
+        torch.testing.assert_close(other.up @ other.down, pair.up @ pair.down, atol=1e-4, rtol=1e-2)
+    assert not same(whole, forgetful) and distance(forgetful) != distance(whole)
 
 
 def test_bad_input_is_one_sentence(host: Host, miniature: Any, faces: Any) -> None:

@@ -37,3 +37,18 @@ def test_templates_connect_inputs_that_nodes_declare(host: Host) -> None:
             if node["type"] in known:
                 declared = {one.id for one in known[node["type"]][1].inputs}
                 assert {slot["name"] for slot in node["inputs"]} <= declared, (path.name, node["type"])
+
+
+def test_help_pages_give_limits_defaults_and_tooltips_as_they_are(host: Host) -> None:
+    for node, (_, schema) in schemas(host).items():
+        page = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+        for one in schema.inputs:
+            (row,) = (line for line in page.splitlines() if line.startswith(f"| **{one.id}** |"))
+            assert row.endswith(f"| {one.facts['tooltip']} |"), (node, one.id)
+            if one.type_name in ("INT", "FLOAT"):
+                low, high, default = (_plain(one.facts[fact]) for fact in ("min", "max", "default"))
+                assert f"| {low} to {high}, default {default} |" in row, (node, one.id)
+
+
+def _plain(number: float) -> str:
+    return f"{number:.5f}".rstrip("0").rstrip(".")
