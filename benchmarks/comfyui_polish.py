@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import re
 import shutil
 import sys
 import tempfile
@@ -31,7 +29,7 @@ import torch
 from hyperdream_core.bases import get_base
 from hyperdream_core.pipelines.single_file_export import write_single_file
 
-from .comfyui_server import ROOT, Graph, Server, node, running_comfyui
+from .comfyui_server import ROOT, Graph, Server, memory, node, processor_seconds, running_comfyui
 from .random_bases import whole_base
 
 CHECKPOINT = "sd15-random.safetensors"
@@ -123,12 +121,12 @@ def measure(source: str, python: str, checkpoint: Path, kind: str, case: Case) -
         (folder / "models" / "checkpoints" / CHECKPOINT).symlink_to(checkpoint)
         with running_comfyui(source, python, folder) as server:
             server.run(loaded())
-            before = _memory(server, "VmRSS")
+            before = memory(server.process_id, "VmRSS")
             # Number 5 makes the peak start again.
             Path(f"/proc/{server.process_id}/clear_refs").write_text("5")
             spent = [_seconds(server, graph(server, case, steps)) for steps in (1, 1 + case.steps)]
             wall, cpu = ((long - short) / case.steps for short, long in zip(*spent, strict=True))
-            return Result(wall, cpu, before, _memory(server, "VmHWM"))
+            return Result(wall, cpu, before, memory(server.process_id, "VmHWM"))
 
 
 def _lora_output(server: Server) -> int:
@@ -138,22 +136,9 @@ def _lora_output(server: Server) -> int:
 
 def _seconds(server: Server, graph: Graph) -> tuple[float, float]:
     """Seconds of waiting and of processor time that a graph takes."""
-    wall, cpu = time.perf_counter(), _processor_seconds(server)
+    wall, cpu = time.perf_counter(), processor_seconds(server.process_id)
     server.run(graph)
-    return time.perf_counter() - wall, _processor_seconds(server) - cpu
-
-
-def _processor_seconds(server: Server) -> float:
-    # The command's name may hold spaces; user and system time are the 12th and 13th entry after it.
-    entries = Path(f"/proc/{server.process_id}/stat").read_text().rpartition(")")[2].split()
-    return (int(entries[11]) + int(entries[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(server: Server, entry: str) -> float:
-    """MB of the server's process."""
-    found = re.search(rf"{entry}:\s+(\d+) kB", Path(f"/proc/{server.process_id}/status").read_text())
-    assert found is not None, entry
-    return int(found[1]) / 1e3
+    return time.perf_counter() - wall, processor_seconds(server.process_id) - cpu
 
 
 def print_table(case: Case, run: Callable[[str], Result]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -29,6 +30,20 @@ Graph = dict[str, dict[str, Any]]
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     """One node of a graph."""
     return {"class_type": kind, "inputs": inputs}
+
+
+def processor_seconds(process_id: int) -> float:
+    """User and system time that a process has taken."""
+    # The command's name may hold spaces; the two are the 12th and 13th entry after it.
+    entries = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(entries[11]) + int(entries[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(process_id: int, entry: str) -> float:
+    """MB of a process."""
+    found = re.search(rf"{entry}:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
+    assert found is not None, entry
+    return int(found[1]) / 1e3
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.ops.noise import to_t
+from ..hyperdream_core.pipelines.guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
+from ..hyperdream_core.pipelines.live_parts import live_parts
 from .guided_prompts import worded
-from .guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
 from .host import options_of_call
-from .live_parts import live_parts
 
 _KEY = "hyperdream_guidance"
 _ROLE = "hyperdream_role"

@@ -14,3 +14,4 @@ finally:
     sys.path.remove(_FOLDER)
 
 extension.register()
+GuidanceScript = extension.guidance_script()

@@ -197,21 +197,50 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
 
 def load_vae(folder: Path, dtype: torch.dtype) -> nn.Module:
     """The VAE in a diffusers folder: an AutoencoderKL, AutoencoderTiny or, as the miniature's, AutoencoderDC."""
-    from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
+    from diffusers import AutoencoderKL, AutoencoderTiny
     from safetensors.torch import load_file
 
     config = json.loads((folder / "config.json").read_text("utf-8"))
     name, files = config.get("_class_name"), _weight_files(folder)
     if name == "AutoencoderDC":
+        kind = deep_autoencoder()
+        if kind is None:
+            return _older_vae(config, files[-1], dtype)
         # Not by from_pretrained, which warns of `block_out_channels`, an entry that is there for pipelines.
-        known = {key: config[key] for key in signature(AutoencoderDC).parameters if key in config}
+        known = {key: config[key] for key in signature(kind).parameters if key in config}
         tensors = {key: tensor.to(dtype) for key, tensor in load_file(files[-1]).items()}
-        deep: Any = fill_model(files[-1], AutoencoderDC, known, tensors)
+        deep: Any = fill_model(files[-1], kind, known, tensors)
         deep.register_to_config(block_out_channels=config["block_out_channels"])
         return cast("nn.Module", deep)
-    kind = AutoencoderTiny if name == "AutoencoderTiny" else AutoencoderKL
-    vae: nn.Module = kind.from_pretrained(folder, variant=_variant(files), torch_dtype=dtype, **_LOCAL)
+    flat = AutoencoderTiny if name == "AutoencoderTiny" else AutoencoderKL
+    vae: nn.Module = flat.from_pretrained(folder, variant=_variant(files), torch_dtype=dtype, **_LOCAL)
     return vae
+
+
+def deep_autoencoder() -> Any:
+    """diffusers' class for the miniature's VAE; None before it knew one whose encoder ends without a shortcut.
+
+    The class came with 0.32, which adds the shortcut whatever the configuration says; Forge brings 0.31.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, "AutoencoderDC", None)
+    return kind if kind is not None and "encoder_out_shortcut" in signature(kind).parameters else None
+
+
+def _older_vae(config: dict[str, Any], file: Path, dtype: torch.dtype) -> nn.Module:
+    """The same without diffusers' class."""
+    from safetensors.torch import load_file
+
+    from .small_autoencoder import LikeDiffusers
+
+    try:
+        vae = LikeDiffusers(config, load_file(file))
+    except RuntimeError as error:
+        raise FileFormatError(
+            file, f"is not the VAE of its configuration ({error}); install HyperDream again"
+        ) from error
+    return vae.to(dtype)
 
 
 def _load_text_encoder(folder: Path, dtype: torch.dtype) -> nn.Module:

@@ -18,7 +18,8 @@ from ..bases import BaseFamily, detect_family
 from ..bases.family import TextEncoderShape
 from ..data.bundled import bundled_weights
 from ..errors import BaseMismatchError, FileFormatError
-from .loading import DiffusersBase, alphas_cumprod_of, fill_model, tensor_shapes
+from .loading import DiffusersBase, alphas_cumprod_of, deep_autoencoder, fill_model, tensor_shapes
+from .small_autoencoder import LikeDiffusers
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -164,12 +165,13 @@ def _load_unet(path: Path, family: BaseFamily, shapes: Shapes, tensors: dict[str
 
 
 def _load_vae(path: Path, family: BaseFamily, shapes: Shapes, tensors: dict[str, Tensor]) -> nn.Module:
-    from diffusers import AutoencoderDC, AutoencoderKL
+    from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     if f"{VAE}decoder.up_blocks.0.0.conv.weight" in shapes:
         plain = {name.removeprefix(VAE): tensor for name, tensor in tensors.items()}
-        return fill_model(path, AutoencoderDC, deep_vae_config(family, shapes), plain)
+        kind, deep = deep_autoencoder(), deep_vae_config(family, shapes)
+        return LikeDiffusers(deep, plain) if kind is None else fill_model(path, kind, deep, plain)
     config = vae_config(family, shapes)
     return fill_model(path, AutoencoderKL, config, convert_ldm_vae_checkpoint(tensors, config))
 

@@ -40,3 +40,16 @@ def add_routes(demo: Any, app: Any) -> None:
         from . import routes
 
         routes.register(app, workshop())
+
+
+def guidance_script() -> type:
+    """The accordion of txt2img and img2img, which the host finds as a class in the script's file."""
+    from modules import scripts
+
+    from .guidance_script import GuidanceAccordion
+
+    class GuidanceScript(GuidanceAccordion, scripts.Script):
+        shelf = workshop().shelf
+        always_visible = scripts.AlwaysVisible
+
+    return GuidanceScript

@@ -105,7 +105,8 @@ class WebUI:
         result, error = main_thread.run_and_wait_result(caught)
         if error is not None:
             raise error
-        return result  # type: ignore[no-any-return]
+        done: T = result
+        return done
 
     def progress(self, label: str) -> Callable[..., None]:
         """What the core calls between steps: shows the host's bar, and stops when the user has pressed Interrupt.

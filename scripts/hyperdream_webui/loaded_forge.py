@@ -129,6 +129,7 @@ def leave_inference_mode(network: nn.Module) -> None:
 def without_in_place_residuals(unet: nn.Module) -> Iterator[None]:
     """Give each transformer block's attentions a copy of their input: the block then adds to its own in place."""
     with ExitStack() as stack:
+        module: Any
         for module in unet.modules():
             if type(module).__name__ != "BasicTransformerBlock":
                 continue

@@ -25,7 +25,7 @@ _MARK = "reads_hyperdream"
 
 def register() -> str:
     """Teach the host's Lora extension; returns how, or an empty text if it is switched off or unknown."""
-    networks = sys.modules.get("networks")
+    networks: Any = sys.modules.get("networks")
     if networks is None:
         return ""
     if hasattr(networks, "module_types"):

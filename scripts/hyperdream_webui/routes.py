@@ -76,7 +76,11 @@ def register(app: Any, workshop: Workshop) -> None:
         return _changed(lambda: {"name": shelf.rename(_text(body, "name"), _text(body, "new_name"))})
 
     def delete(body: dict = Body(...)) -> Any:  # noqa: B008
-        return _changed(lambda: shelf.delete(_text(body, "name")) or {})
+        def gone() -> dict[str, Any]:
+            shelf.delete(_text(body, "name"))
+            return {}
+
+        return _changed(gone)
 
     def blend(body: dict = Body(...)) -> Any:  # noqa: B008
         first, second = (lambda: _text(body, "first")), (lambda: _text(body, "second"))

@@ -44,7 +44,7 @@ def _create_panel(workshop: Workshop) -> Any:
                 file_types=["image"],
                 elem_id="hyperdream_files",
             )
-            faces = gr.Gallery(label="Faces", columns=3, height=260, elem_id="hyperdream_faces", visible=False)
+            faces = gr.Gallery(label="Faces", columns=3, height=220, elem_id="hyperdream_faces", visible=False)
             report = gr.HTML(elem_id="hyperdream_report")
             choice = _face_inputs()
             settings = _create_inputs()
@@ -53,7 +53,9 @@ def _create_panel(workshop: Workshop) -> Any:
                 create = gr.Button("Create", variant="primary", elem_id="hyperdream_create")
                 stop = gr.Button("Interrupt", elem_id="hyperdream_stop")
             gr.HTML('<div id="hyperdream_live"></div>')
-            grid = gr.Image(label="Before and after", type="pil", interactive=False, elem_id="hyperdream_grid")
+            grid = gr.Image(
+                label="Before and after", show_label=False, type="pil", interactive=False, elem_id="hyperdream_grid"
+            )
             likeness = gr.HTML(elem_id="hyperdream_likeness")
             result = gr.HTML(elem_id="hyperdream_result")
             prompt = gr.Textbox(label="In a prompt", interactive=False, elem_id="hyperdream_prompt")
@@ -79,8 +81,9 @@ def _create_panel(workshop: Workshop) -> Any:
         except HyperDreamError as error:
             return None, "", page.refused(sentence(error)), "", "", "", ""
         bars = page.likeness_bars(made.likeness_before, made.likeness)
-        note = made.prompt or "the miniature's identities are drawn in this tab only"
-        return made.grid, bars, page.said(f"kept as {made.name}\n{made.report}"), note, made.infotext, made.name, ""
+        note = "" if made.prompt else "\nthe miniature's people are drawn in this tab only"
+        text = page.said(f"kept as {made.name}\n{made.report}{note}")
+        return made.grid, bars, text, made.prompt, made.infotext, made.name, ""
 
     looked = {"fn": look, "inputs": [files, settings[1], *choice], "outputs": [faces, report]}
     for component in (files, settings[1], *choice):
@@ -143,13 +146,14 @@ def _create_inputs() -> list[Any]:
             size = gr.Slider(
                 0, 1024, value=0, step=64, label="Size, px", info="0: the checkpoint's own", elem_id="hyperdream_size"
             )
-            batch = gr.Slider(
-                1, 16, value=4, step=1, label="Batch", info="less takes less memory", elem_id="hyperdream_batch"
-            )
+            at_once = gr.Slider(
+                1, 16, value=Order.samples_at_once, step=1, label="Samples at once",
+                info="fewer take less memory, and give the same", elem_id="hyperdream_at_once",
+            )  # fmt: skip
         with gr.Row():
             draw_steps = gr.Slider(1, 60, value=20, step=1, label="Drawing steps", elem_id="hyperdream_draw_steps")
             seed = gr.Number(value=0, precision=0, label="Seed", elem_id="hyperdream_seed")
-    return [name, on, predict, steps, caption, prompts, identifier, class_noun, size, batch, draw_steps, seed]
+    return [name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, draw_steps, seed]
 
 
 def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
@@ -246,7 +250,7 @@ def _face_choice(values: Sequence[Any]) -> FaceChoice:
 
 
 def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Order:
-    name, on, predict, steps, caption, prompts, identifier, class_noun, size, batch, draw_steps, seed = values
+    name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, draw_steps, seed = values
     return Order(
         files=files,
         faces=faces,
@@ -259,7 +263,7 @@ def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Or
         identifier=identifier,
         class_noun=class_noun,
         size=int(size),
-        batch=int(batch),
+        samples_at_once=int(at_once),
         draw_steps=int(draw_steps),
         seed=int(seed or 0),
     )

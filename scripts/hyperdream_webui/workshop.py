@@ -75,7 +75,10 @@ class Order:
     """of polishing; 0 keeps the prediction"""
     size: int = 0
     """side of the pictures trained on and drawn, px; 0 takes the checkpoint's own"""
-    batch: int = 4
+    batch: int = FinetuneConfig.batch
+    """noise draws in a step"""
+    samples_at_once: int = FinetuneConfig.samples_at_once
+    """of a batch that share a pass; fewer take less memory and give the same"""
     identifier: str = "sks"
     class_noun: str = "face"
     caption: str = ""
@@ -191,8 +194,8 @@ class Workshop:
         predictor = self.predictor_for(family.name) if order.predict else None
         start = None
         if predictor is not None:
-            config = PredictConfig(identifier=order.identifier, class_noun=order.class_noun)
-            start = predict_identity(predictor.network, faces.at(family.picture_size), config, faces.prepared.weights)
+            words = PredictConfig(identifier=order.identifier, class_noun=order.class_noun)
+            start = predict_identity(predictor.network, faces.at(family.picture_size), words, faces.prepared.weights)
         elif order.predict:
             notes.append(
                 f"no predictor for {family.title} is in {self.webui.own_folder / 'predictors'}, so the identity is "
@@ -208,6 +211,7 @@ class Workshop:
         config = FinetuneConfig(
             steps=order.steps,
             batch=order.batch,
+            samples_at_once=order.samples_at_once,
             seed=order.seed,
             identifier=order.identifier,
             class_noun=order.class_noun,
@@ -223,8 +227,8 @@ class Workshop:
                 result = finetune(base, references, start, config, watch, captions=captions)
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
-                f"the graphics card ran out of memory while polishing at {size} px with batch {order.batch}; choose a "
-                "smaller batch or size"
+                f"the graphics card ran out of memory while polishing at {size} px with {order.samples_at_once} "
+                "samples at once; choose fewer of them, or a smaller size"
             ) from error
         how = f"{'predicted and polished' if start else 'polished'} for {len(result.losses)} steps"
         rate = result.seconds / max(1, len(result.losses))
@@ -340,15 +344,11 @@ def miniature_base() -> Any:
     """The miniature, read once.
 
     Raises:
-        MissingDependencyError: diffusers is missing or too old.
+        MissingDependencyError: diffusers or accelerate is missing.
     """
-    command = f'"{sys.executable}" -m pip install --no-deps diffusers==0.32.2'
-    if find_spec("diffusers") is None:
-        raise MissingDependencyError("diffusers", command)
-    import diffusers
-
-    if not hasattr(diffusers, "AutoencoderDC"):
-        raise MissingDependencyError(f"diffusers 0.32 (here is {diffusers.__version__})", command)
+    for package, wanted in (("diffusers", "diffusers==0.32.2"), ("accelerate", "accelerate")):
+        if find_spec(package) is None:
+            raise MissingDependencyError(package, f'"{sys.executable}" -m pip install --no-deps {wanted}')
     from hyperdream_core.pipelines.loading import load_base
 
     return WatchedBase(load_base(MINIATURE))

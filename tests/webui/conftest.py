@@ -193,6 +193,21 @@ class ModuleTypeLora(AnyModuleType):
         return dict(weights.w) if "lora_up.weight" in weights.w else None
 
 
+class FakeScript:
+    """The base class of scripts."""
+
+    def process(self, p: Any, *values: Any) -> None:
+        raise AssertionError("the script's own comes first")
+
+
+class FakePrompts(list):
+    """Prompts with the picture's size."""
+
+    def __init__(self, prompts: list[str], width: int, height: int) -> None:
+        super().__init__(prompts)
+        self.size = width, height
+
+
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> Networks:
     """The Lora extension, with every linear layer of torch in its hands."""
@@ -214,7 +229,9 @@ def a1111(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, networks: Networks) -
     options = SimpleNamespace(lowvram=False, api=True, nowebui=False, api_auth=None, lora_dir=str(tmp_path / "Lora"))
     callbacks: list[tuple[str, Callable[..., Any]]] = []
     parts = SimpleNamespace(
-        shared=SimpleNamespace(cmd_opts=options, state=FakeState(), sd_model=None),
+        shared=SimpleNamespace(
+            cmd_opts=options, state=FakeState(), sd_model=None, opts=SimpleNamespace(use_old_scheduling=False)
+        ),
         devices=SimpleNamespace(
             device=torch.device("cpu"),
             dtype_unet=torch.float32,
@@ -223,6 +240,8 @@ def a1111(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, networks: Networks) -
             autocast=nullcontext,
         ),
         sd_unet=SimpleNamespace(current_unet=None),
+        prompt_parser=SimpleNamespace(SdConditioning=FakePrompts),
+        scripts=SimpleNamespace(Script=FakeScript, AlwaysVisible=object()),
         paths_internal=SimpleNamespace(models_path=str(tmp_path / "models")),
         call_queue=SimpleNamespace(queue_lock=threading.Lock()),
         script_callbacks=SimpleNamespace(

@@ -42,8 +42,9 @@ def main(root: Path, folder: Path, size: str) -> None:
         f"cond_stage_model.transformer.{name}": tensor for name, tensor in CLIPTextModel(text).state_dict().items()
     }
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.any() and tensor.dim() > 1:
-            # Layers that begin at zero would hide everything behind them.
+        if tensor.is_floating_point() and not tensor.any():
+            # Layers that begin at zero would hide everything behind them, and the host divides by the text's mean,
+            # which a normalisation without a bias makes zero.
             torch.nn.init.normal_(tensor, std=0.02)
         tensors[name] = tensor.half().contiguous() if tensor.is_floating_point() else tensor
     save_file(tensors, folder / f"{size}.safetensors")

@@ -34,6 +34,14 @@ def test_it_registers_and_leaves_nothing_else(a1111: SimpleNamespace) -> None:
     assert not [name for name in vars(module) if name in {"nodes", "modules", "networks"}]
 
 
+def test_the_host_finds_the_accordion_among_the_files_names(a1111: SimpleNamespace) -> None:
+    classes = [one for one in vars(run_script()).values() if isinstance(one, type)]
+    found = [one for one in classes if issubclass(one, a1111.scripts.Script)]
+    assert len(found) == 1
+    script = found[0]()
+    assert script.title() == "HyperDream guidance" and script.show(False) is a1111.scripts.AlwaysVisible
+
+
 def test_a_reload_registers_the_same_functions_again(a1111: SimpleNamespace) -> None:
     run_script()
     first = list(a1111.callbacks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 from hyperdream_webui import page
 from hyperdream_webui.shelf import Shelf
+from hyperdream_webui.workshop import Created, Order
 from PIL import Image
+
+from hyperdream_core.errors import ConfigError
 
 from .conftest import make_identity
 
@@ -37,6 +41,94 @@ def test_it_is_built_anew_for_every_page(shop: Any) -> None:
 
     first, second = elements(build_tab(shop)), elements(build_tab(shop))
     assert {"hyperdream_files", "hyperdream_create", "hyperdream_grid", "hyperdream_cards"} <= first == second
+
+
+class Page:
+    """A tab as its page uses it: buttons and boxes by their ids, values through gradio's own conversions."""
+
+    def __init__(self, tab: Any) -> None:
+        self.tab, config = tab, tab.get_config_file()
+        self.ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+        self.names = {number: name for name, number in self.ids.items()}
+        self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
+        self.events = config["dependencies"]
+
+    def set(self, name: str, value: Any) -> None:
+        self.values[self.ids[name]] = value
+
+    def get(self, name: str) -> Any:
+        return self.values[self.ids[name]]
+
+    def fire(self, name: str, event: str = "click") -> None:
+        """What happens in Python when a button is clicked or a box has changed."""
+        for number, found in enumerate(self.events):
+            # Gradio 3 names the event once, and 4 beside each target.
+            targets = [(one, found["trigger"]) if isinstance(one, int) else tuple(one) for one in found["targets"]]
+            if (self.ids[name], event) not in targets or not found["backend_fn"]:
+                continue
+            inputs = [self.values[one] for one in found["inputs"]]
+            made = asyncio.run(self.tab.process_api(number, inputs, state=None))["data"]
+            for one, value in zip(found["outputs"], made, strict=True):
+                is_update = isinstance(value, dict) and "__type__" in value
+                self.values[one] = value.get("value", self.values[one]) if is_update else value
+
+
+def test_create_through_the_page_and_what_it_refuses(shop: Any) -> None:
+    from hyperdream_webui.tab import build_tab
+
+    orders: list[Order] = []
+
+    def create(order: Order) -> Created:
+        if order.name == "nobody":
+            raise ConfigError("there is no photograph; drop one")
+        orders.append(order)
+        picture = Image.new("RGB", (8, 8))
+        return Created(
+            name="mara-1a2b3c.safetensors",
+            prompt="<lora:mara-1a2b3c:1> a sks face",
+            grid=picture,
+            likeness=0.8,
+            likeness_before=0.1,
+            report="polished for 40 steps",
+            infotext="Steps: 20",
+            cancelled=False,
+        )
+
+    shop.create = create
+    tab = Page(build_tab(shop))
+    tab.set("hyperdream_name", "mara")
+    tab.fire("hyperdream_create")
+    assert orders[0].name == "mara" and orders[0].steps == 40 and orders[0].on == "checkpoint"
+    assert "polished for 40 steps" in tab.get("hyperdream_result") and tab.get("hyperdream_grid")
+    assert tab.get("hyperdream_prompt") == "<lora:mara-1a2b3c:1> a sks face"
+    assert "width: 80%" in tab.get("hyperdream_likeness")
+    tab.set("hyperdream_name", "nobody")
+    tab.fire("hyperdream_create")
+    assert "hd-refused" in tab.get("hyperdream_result") and "drop one" in tab.get("hyperdream_result")
+
+
+def test_the_library_through_the_page(shop: Any) -> None:
+    from hyperdream_webui.tab import build_tab
+
+    first, second = (shop.shelf.put(make_identity("sd15", seed=seed), name) for seed, name in ((1, "ana"), (2, "bea")))
+    tab = Page(build_tab(shop))
+    tab.fire("hyperdream_refresh")
+    assert tab.get("hyperdream_cards").count("hd-card") >= 2
+    tab.set("hyperdream_chosen", first)
+    tab.fire("hyperdream_chosen", "change")
+    assert tab.get("hyperdream_chosen_prompt").startswith("<lora:ana-")
+    tab.set("hyperdream_new_name", "lea")
+    tab.fire("hyperdream_rename")
+    assert tab.get("hyperdream_chosen").startswith("lea-") and "is now lea-" in tab.get("hyperdream_library_message")
+    tab.set("hyperdream_other", second)
+    tab.fire("hyperdream_blend")
+    assert tab.get("hyperdream_chosen").startswith("blend-")
+    tab.fire("hyperdream_delete")
+    assert tab.get("hyperdream_chosen") == "" and "is deleted" in tab.get("hyperdream_library_message")
+    assert sorted(entry.title.partition("-")[0] for entry in shop.shelf.entries()) == ["bea", "lea"]
+    tab.set("hyperdream_chosen", "gone.safetensors")
+    tab.fire("hyperdream_rename")
+    assert "hd-refused" in tab.get("hyperdream_library_message")
 
 
 def test_its_scripts_reach_the_browser(shop: Any) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.ops.guidance import BranchWeights, combine, composed, rescale
-from ..hyperdream_core.ops.lowrank import LoraPair
-from ..hyperdream_core.pipelines.guide import GuidanceConfig, Guide
-from ..hyperdream_core.pipelines.subject_adapters import Pairs, ResolvedSubject, fitted_masks
+from ..errors import ConfigError
+from ..ops.guidance import BranchWeights, combine, composed, rescale
+from ..ops.lowrank import LoraPair
+from .guide import GuidanceConfig, Guide
+from .subject_adapters import Pairs, ResolvedSubject, fitted_masks
 
 PROMPT, NULL = "prompt", "null"
 
@@ -128,23 +128,28 @@ class GuidedStep:
         """Whether the negative prompt is needed."""
         return self.scale != 1 or any(name.endswith("null") for name in self._mix.weights.used)
 
+    def parts(self, wanted: Sequence[str | None], latents: Tensor) -> list[Part]:
+        """The predictions that `answer` evaluates for the same arguments; nothing that does not count is among them."""
+        has_masks = self._guidance.masks(latents) is not None
+        asked = [self._answers.weights[one] for one in wanted if one is not None]
+        return list({part.key: part for weights in asked for part in self._parts(weights, has_masks)}.values())
+
     def answer(
         self,
         wanted: Sequence[str | None],
         latents: Tensor,
         evaluate: Callable[[Sequence[Part]], Sequence[Tensor]],
     ) -> list[Tensor]:
-        """What a sampler has asked for, (b, c, h, w) each; nothing that does not count is evaluated.
+        """What a sampler has asked for, (b, c, h, w) each.
 
         Args:
             wanted: `PROMPT`, `NULL`, or None for what nobody looks at.
             latents: (b, c, h, w), noisy.
             evaluate: the clean samples (b, c, h, w) of parts, from one call of the UNet.
         """
-        asked = [self._answers.weights[one] for one in wanted if one is not None]
         masks = self._guidance.masks(latents)
-        parts = {part.key: part for weights in asked for part in self._parts(weights, masks is not None)}
-        outputs = dict(zip(parts, evaluate(list(parts.values())), strict=True)) if parts else {}
+        parts = self.parts(wanted, latents)
+        outputs = dict(zip((part.key for part in parts), evaluate(parts), strict=True)) if parts else {}
         found: dict[str, Tensor] = {}
         for one in dict.fromkeys(one for one in wanted if one is not None):
             weights = self._answers.weights[one]

@@ -1,4 +1,4 @@
-"""The miniature's VAE in plain torch, because ComfyUI comes without diffusers.
+"""The miniature's VAE in plain torch, because ComfyUI comes without diffusers, and Forge with an older one.
 
 The same layers under the same names as a `diffusers.AutoencoderDC` without attention, so that it takes those weights as
 they are: residual blocks, and steps between space and depth instead of strides.
@@ -7,6 +7,7 @@ they are: residual blocks, and steps between space and depth instead of strides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,6 +54,40 @@ class SmallAutoencoder(nn.Module):
         """(b, c, h / f, w / f) to (b, 3, h, w)."""
         pictures: Tensor = self.decoder(latents)
         return pictures
+
+
+class LikeDiffusers(nn.Module):
+    """The same in the words of a `diffusers.AutoencoderDC`.
+
+    Args:
+        settings: diffusers' configuration.
+        tensors: its weights.
+
+    Raises:
+        RuntimeError: the weights are not those of the configuration.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.inner = SmallAutoencoder.from_settings(settings)
+        self.inner.load_state_dict(dict(tensors), strict=True, assign=True)
+        self.config = SimpleNamespace(scaling_factor=float(settings["scaling_factor"]))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def encode(self, pictures: Tensor) -> dict[str, Tensor]:
+        """The latents (b, c, h / f, w / f) of pictures (b, 3, h, w) in -1..1, under their name."""
+        return {"latent": self.inner.encode(pictures)}
+
+    def decode(self, latents: Tensor) -> SimpleNamespace:
+        """The pictures of latents as `sample`."""
+        return SimpleNamespace(sample=self.inner.decode(latents))
 
 
 class _Encoder(nn.Module):

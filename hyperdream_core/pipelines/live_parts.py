@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hyperdream_core.errors import BaseMismatchError
-from ..hyperdream_core.models.adapted_linear import live
-from ..hyperdream_core.ops.lowrank import LoraPair
+from ..errors import BaseMismatchError
+from ..models.adapted_linear import live
+from ..ops.lowrank import LoraPair
 from .guided_step import Part
 
 

@@ -1,0 +1,171 @@
+"""Hybrid guidance as an accordion below the prompt of txt2img and img2img."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyperdream_core.errors import ConfigError, HyperDreamError
+
+from .guidance import NOBODY, OWN, PRESETS, Dials, Guided, guided, pasted
+from .host import is_forge, sentence
+from .shelf import Shelf
+
+
+class GuidanceAccordion:
+    """The base follows the prompt, and the identity brings the person; switched off, nothing of it is there.
+
+    What a host's class of scripts adds is given in `extension`; the hosts make one for each tab.
+    """
+
+    shelf: Shelf
+    always_visible: Any
+    """the host's mark for scripts that are no choice of a list"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._guided: Guided | None = None
+        self._run: Any = None
+
+    def title(self) -> str:
+        return "HyperDream guidance"
+
+    def show(self, is_img2img: bool) -> Any:
+        return self.always_visible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        """The dials; their values come to the functions below in this order."""
+        import gradio as gr
+        from modules.ui_common import create_refresh_button
+        from modules.ui_components import InputAccordion
+
+        tab = "img2img" if is_img2img else "txt2img"
+        with InputAccordion(False, label=self.title(), elem_id=f"hyperdream_guidance_{tab}") as enabled:
+            gr.HTML(
+                "The base follows the prompt, and the identity brings the person; no &lt;lora:...&gt; is needed. "
+                "-1 is the preset's own."
+            )
+            with gr.Row():
+                identity = gr.Dropdown(
+                    self._names(), value=NOBODY, label="Identity", elem_id=f"hyperdream_guidance_identity_{tab}"
+                )
+                create_refresh_button(
+                    identity, lambda: None, lambda: {"choices": self._names()}, f"hyperdream_guidance_refresh_{tab}"
+                )
+                guidance = gr.Dropdown(
+                    list(PRESETS), value=PRESETS[0], label="Guidance", elem_id=f"hyperdream_guidance_preset_{tab}"
+                )
+            with gr.Row():
+                base_scale = gr.Slider(OWN, 30, value=OWN, step=0.5, label="The base leads at")
+                subject_scale = gr.Slider(OWN, 30, value=OWN, step=0.1, label="The person leads at")
+                strength = gr.Slider(-2, 2, value=1, step=0.05, label="Strength of the identity")
+            schedule = gr.Textbox(
+                label="Schedule",
+                placeholder="default, or 0-0.5:1, 0.5-1:0",
+                info="factors on the scales over the noise, 0 clean to 1 noise; empty: always the same",
+            )
+        dials = {
+            "identity": identity,
+            "guidance": guidance,
+            "base_scale": base_scale,
+            "subject_scale": subject_scale,
+            "schedule": schedule,
+            "strength": strength,
+        }
+        self.infotext_fields = [
+            (enabled, lambda fields: pasted(fields) is not None),
+            *((component, _from_infotext(name)) for name, component in dials.items()),
+        ]
+        return [enabled, *dials.values()]
+
+    def process(self, p: Any, enabled: bool = False, *values: Any) -> None:
+        """Before a job: its prompts name the person, and its infotext says how it is made."""
+        self._stop()
+        if not enabled:
+            return
+        try:
+            identity, guidance, base_scale, subject_scale, schedule, strength = values
+            dials = Dials(
+                identity=str(identity or NOBODY),
+                guidance=str(guidance),
+                base_scale=float(base_scale),
+                subject_scale=float(subject_scale),
+                schedule=str(schedule or ""),
+                strength=float(strength),
+            )
+            if dials.identity == NOBODY:
+                raise ConfigError("HyperDream guidance is on, but no identity is chosen; choose one")
+            self._guided = guided(dials, self.shelf.read(dials.identity), _unet(p))
+        except HyperDreamError as error:
+            p.comment(sentence(error))
+            return
+        p.all_prompts = [self._guided.worded(prompt) for prompt in p.all_prompts]
+        p.main_prompt = self._guided.worded(getattr(p, "main_prompt", None) or p.all_prompts[0])
+        if getattr(p, "all_hr_prompts", None):
+            p.all_hr_prompts = [self._guided.worded(prompt) for prompt in p.all_hr_prompts]
+        p.extra_generation_params.update(dials.infotext())
+
+    def process_before_every_sampling(self, p: Any, *values: Any, **tensors: Any) -> None:
+        """Before each run of a sampler, hires passes among them."""
+        if self._guided is None:
+            return
+        self._stop_run()
+        try:
+            if tensors.get("uc") is None:
+                raise ConfigError(
+                    "guidance needs the negative prompt, which a CFG scale of 1 leaves out; raise it a bit"
+                )
+            base_text = _encoded(p, self._guided)
+            if is_forge():
+                from . import guidance_forge
+
+                guidance_forge.start(p, self._guided, base_text)
+            else:
+                from . import guidance_a1111
+
+                self._run = guidance_a1111.start(p, self._guided, base_text)
+        except HyperDreamError as error:
+            p.comment(sentence(error))
+
+    def postprocess(self, p: Any, processed: Any, *values: Any) -> None:
+        """After a job."""
+        self._stop()
+
+    def _stop(self) -> None:
+        self._stop_run()
+        self._guided = None
+
+    def _stop_run(self) -> None:
+        if self._run is not None:
+            self._run.stop()
+            self._run = None
+
+    def _names(self) -> list[str]:
+        return [NOBODY, *(entry.name for entry in self.shelf.entries() if entry.family in ("sd15", "sd2"))]
+
+
+def _from_infotext(name: str) -> Any:
+    def value(fields: dict[str, str]) -> Any:
+        # None leaves what is there.
+        return getattr(pasted(fields), name, None)
+
+    return value
+
+
+def _unet(p: Any) -> Any:
+    return p.sd_model.forge_objects.unet.model.diffusion_model if is_forge() else p.sd_model.model.diffusion_model
+
+
+def _encoded(p: Any, about: Guided) -> Any:
+    """The base's prompts as the host encodes its own, with their changes from step to step."""
+    from modules import devices, prompt_parser, shared
+
+    is_hires = getattr(p, "is_hr_pass", False)
+    prompts = [about.of_base(prompt) for prompt in (p.hr_prompts if is_hires else p.prompts)]
+    with devices.autocast():
+        return prompt_parser.get_multicond_learned_conditioning(
+            shared.sd_model,
+            prompt_parser.SdConditioning(prompts, width=p.width, height=p.height),
+            p.firstpass_steps,
+            (p.hr_second_pass_steps or p.steps) if is_hires else None,
+            shared.opts.use_old_scheduling,
+        )

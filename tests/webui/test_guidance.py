@@ -1,0 +1,386 @@
+"""Hybrid guidance: what both hosts share, and each one's part on a fake that behaves as the host does."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hyperdream_webui.guidance import Dials, Guided, guided, of_one_length, pasted
+from torch import Tensor
+
+from hyperdream_core.bases import get_base
+from hyperdream_core.errors import BaseMismatchError, ConfigError
+
+from .conftest import FakeModel, FakeUNet, make_identity
+
+NAME = "mara-3f2a91.safetensors"
+PICTURES = 2
+T = torch.tensor([500.0])
+
+
+def of_miniature(**dials: Any) -> Guided:
+    torch.manual_seed(0)
+    return guided(Dials(identity=NAME, **dials), make_identity("miniature", scale=0.5), FakeUNet("miniature"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "worded"),
+    [
+        ("a [V] face, smiling", "a sks face, smiling"),
+        ("a sks face <lora:mara-3f2a91:1>, smiling", "a sks face smiling"),
+        ("a face <lora:mara-3f2a91-lora:0.5>", "a sks face"),
+        ("smiling <lora:my face:1>", "a sks face, smiling <lora:my face:1>"),
+        ("a sks face <lora:mara-3f2a92:1>", "a sks face <lora:mara-3f2a92:1>"),
+    ],
+)
+def test_a_prompt_names_the_person_once_and_keeps_other_networks(prompt: str, worded: str) -> None:
+    assert of_miniature().worded(prompt) == worded
+
+
+def test_the_base_is_asked_for_anybody() -> None:
+    assert of_miniature().of_base("a sks face, smiling") == "a face, smiling"
+
+
+def test_the_infotext_comes_back_as_it_was_and_leaves_out_what_was_left_alone() -> None:
+    dials = Dials(identity=NAME, guidance="mix", subject_scale=0.5, schedule="default")
+    fields = {name: str(value) for name, value in dials.infotext().items()}
+    assert pasted(fields) == dials and len(fields) == 4
+    assert pasted({"Steps": "3"}) is None
+
+
+def test_what_does_not_fit_is_refused_with_a_reason() -> None:
+    with pytest.raises(BaseMismatchError, match="Stable Diffusion XL, but guidance"), torch.device("meta"):
+        guided(Dials(), make_identity("sd15"), FakeUNet("sdxl"))
+    with pytest.raises(BaseMismatchError, match="made for 'sd15'"):
+        guided(Dials(), make_identity("sd15"), FakeUNet("miniature"))
+    with pytest.raises(ConfigError, match="has no dials"):
+        guided(Dials(guidance="plain", subject_scale=2.0), make_identity("miniature"), FakeUNet("miniature"))
+
+
+def test_texts_of_several_lengths_are_repeated_to_one() -> None:
+    short, long = torch.rand(1, 2, 4), torch.rand(1, 3, 4)
+    first, second = of_one_length([short, long])
+    assert first.shape == second.shape == (1, 6, 4)
+    query = torch.rand(1, 5, 4)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    torch.testing.assert_close(attention(query, first, first), attention(query, short, short))
+
+
+class FakeDenoiser:
+    """A step of Automatic1111: rows of prompts first and of negative prompts last, in one call or in several."""
+
+    def __init__(self, model: FakeModel, at_once: int) -> None:
+        self.model, self.at_once, self.step, self.callbacks = model, at_once, 0, []
+        self.inner_model = SimpleNamespace(sigma_to_t=lambda sigma: sigma)
+        self.leaves_null_out = False
+        self.calls = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, text: Tensor, null: Tensor, scale: float) -> Tensor:
+        params = SimpleNamespace(
+            x=torch.cat([x, x]),
+            sigma=torch.cat([sigma, sigma]),
+            image_cond=torch.zeros(2 * len(x), 5, 1, 1),
+            text_cond=text,
+            text_uncond=null,
+            denoiser=self,
+        )
+        for before, _ in self.callbacks:
+            before(params)
+        pictures = len(x)
+        rows, times = params.x, params.sigma
+        texts = torch.cat([params.text_cond, params.text_uncond])
+        if self.leaves_null_out:
+            rows, times, texts = rows[:-pictures], times[:-pictures], params.text_cond
+        at_once, found = self.at_once or len(rows), []
+        for first in range(0, len(rows), at_once):
+            part = slice(first, first + at_once)
+            self.calls += 1
+            found.append(self.model.apply_model(rows[part], times[part], {"c_crossattn": [texts[part]]}))
+        out = torch.cat(found)
+        if self.leaves_null_out:
+            out, scale = torch.cat([out, out[:pictures]]), 1.0
+        # The host does not read the object back: only what is written in place counts.
+        for _, after in self.callbacks:
+            after(SimpleNamespace(x=out))
+        uncond = out[-pictures:]
+        return uncond + (out[:pictures] - uncond) * scale
+
+
+@pytest.fixture
+def host(a1111: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A fake of Automatic1111 with a model, its denoiser and its callbacks."""
+    torch.manual_seed(0)
+    a1111.shared.sd_model = FakeModel("miniature").requires_grad_(False)
+    denoiser = FakeDenoiser(a1111.shared.sd_model, 0)
+    before: list[Any] = []
+
+    def add(callback: Any) -> None:
+        denoiser.callbacks.append((before.pop(), callback))
+
+    def remove(callback: Any) -> None:
+        denoiser.callbacks[:] = [pair for pair in denoiser.callbacks if callback not in pair]
+
+    monkeypatch.setattr(a1111.script_callbacks, "on_cfg_denoiser", before.append, raising=False)
+    monkeypatch.setattr(a1111.script_callbacks, "on_cfg_denoised", add, raising=False)
+    monkeypatch.setattr(a1111.script_callbacks, "remove_callbacks_for_function", remove, raising=False)
+    a1111.prompt_parser.reconstruct_multicond_batch = lambda text, step: ([], text)
+    comments: list[str] = []
+    p = SimpleNamespace(sampler=SimpleNamespace(model_wrap_cfg=denoiser), cfg_scale=3.0, comment=comments.append)
+    return SimpleNamespace(model=a1111.shared.sd_model, denoiser=denoiser, p=p, comments=comments)
+
+
+def texts(*lengths: float) -> list[Tensor]:
+    return [torch.full((PICTURES, 77, 4), length) for length in lengths]
+
+
+def drawn(host: SimpleNamespace, about: Guided | None, person: Tensor, base: Tensor, null: Tensor) -> Tensor:
+    """A step of the fake's, guided or not."""
+    from hyperdream_webui import guidance_a1111
+
+    x = torch.randn(PICTURES, host.model.channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    run = None if about is None else guidance_a1111.start(host.p, about, base)
+    try:
+        return host.denoiser(x, T.repeat(PICTURES), person, null, host.p.cfg_scale)
+    finally:
+        if run is not None:
+            run.stop()
+
+
+@pytest.mark.parametrize("at_once", [0, 2, 3])
+def test_a_step_is_the_weighted_sum_of_its_predictions(host: SimpleNamespace, at_once: int) -> None:
+    from hyperdream_core.models.adapted_linear import live
+
+    about = of_miniature(base_scale=2.0, subject_scale=4.0)
+    person, base, null = texts(1.0, 0.7, 0.2)
+    x = torch.randn(PICTURES, host.model.channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    unet, times = host.model.model.diffusion_model, T.repeat(PICTURES)
+    with live(unet, about.guidance.subjects[0].unet_pairs(0.5)):
+        with_person = unet(x, times, context=person)
+    of_base, of_null = unet(x, times, context=base), unet(x, times, context=null)
+    expected = of_null + 2.0 * (of_base - of_null) + 4.0 * (with_person - of_base)
+    host.denoiser.at_once = at_once
+    torch.testing.assert_close(drawn(host, about, person, base, null), expected, rtol=1e-4, atol=1e-4)
+    assert (with_person - of_base).abs().max() > 0.01
+
+
+def test_without_a_subject_the_base_is_drawn_bit_for_bit(host: SimpleNamespace) -> None:
+    person, base, null = texts(1.0, 0.7, 0.2)
+    alone = drawn(host, None, base, base, null)
+    assert torch.equal(drawn(host, of_miniature(subject_scale=0.0), person, base, null), alone)
+
+
+def test_where_the_host_leaves_the_negative_prompt_out_the_person_is_drawn(host: SimpleNamespace) -> None:
+    from hyperdream_core.models.adapted_linear import live
+
+    person, base, null = texts(1.0, 0.7, 0.2)
+    about = of_miniature()
+    host.denoiser.leaves_null_out = True
+    found = drawn(host, about, person, base, null)
+    with live(host.model.model.diffusion_model, about.guidance.subjects[0].unet_pairs(0.5)):
+        torch.testing.assert_close(found, drawn(host, None, person, base, null))
+
+
+def test_joined_prompts_are_left_alone_and_said_so(host: SimpleNamespace) -> None:
+    person, base, null = texts(1.0, 0.7, 0.2)
+    x = torch.zeros(PICTURES, host.model.channels, 8, 8)
+    from hyperdream_webui import guidance_a1111
+
+    run = guidance_a1111.start(host.p, of_miniature(), base)
+    both = torch.cat([person, base])
+    params = SimpleNamespace(x=x.repeat(3, 1, 1, 1), text_cond=both, text_uncond=null, denoiser=host.denoiser)
+    run.before_unet(params)
+    run.stop()
+    assert len(params.x) == 3 * PICTURES and "joined by AND" in host.comments[0]
+
+
+def test_nothing_stays_hooked(host: SimpleNamespace) -> None:
+    person, base, null = texts(1.0, 0.7, 0.2)
+    drawn(host, of_miniature(), person, base, null)
+    unet = host.model.model.diffusion_model
+    assert not host.denoiser.callbacks and not unet._forward_hooks and not unet._forward_pre_hooks
+    assert not any("forward" in vars(module) for module in unet.modules())
+
+
+@pytest.fixture
+def accordion(host: SimpleNamespace, a1111: SimpleNamespace, tmp_path: Any) -> SimpleNamespace:
+    """A script as the host makes one, with an identity on its shelf, and a job."""
+    from hyperdream_webui.guidance_script import GuidanceAccordion
+    from hyperdream_webui.shelf import Shelf
+
+    script = GuidanceAccordion()
+    script.shelf = Shelf(tmp_path / "lora", tmp_path / "own")
+    name = script.shelf.put(make_identity("miniature", scale=0.5), "mara")
+    a1111.prompt_parser.get_multicond_learned_conditioning = lambda model, prompts, *steps: prompts
+    job = SimpleNamespace(**vars(host.p), sd_model=host.model, width=64, height=64, steps=3, firstpass_steps=3)
+    job.all_prompts, job.prompts, job.extra_generation_params = ["a [V] face"], ["a sks face"], {}
+    return SimpleNamespace(script=script, name=name, job=job)
+
+
+def test_the_accordion_guides_a_job_and_writes_it_into_the_infotext(
+    accordion: SimpleNamespace, host: SimpleNamespace
+) -> None:
+    script, job = accordion.script, accordion.job
+    script.process(job, True, accordion.name, "hybrid", -1.0, 5.0, "", 1.0)
+    assert job.all_prompts == ["a sks face"] and job.main_prompt == "a sks face"
+    assert job.extra_generation_params["HyperDream identity"] == accordion.name
+    script.process_before_every_sampling(job, uc=object())
+    assert host.denoiser.callbacks
+    script.postprocess(job, None)
+    assert not host.denoiser.callbacks
+
+
+def test_off_touches_nothing_and_clears_what_a_broken_job_has_left(
+    accordion: SimpleNamespace, host: SimpleNamespace
+) -> None:
+    script, job = accordion.script, accordion.job
+    script.process(job, True, accordion.name, "hybrid", -1.0, 5.0, "", 1.0)
+    script.process_before_every_sampling(job, uc=object())
+    job.all_prompts, job.extra_generation_params = ["a [V] face"], {}
+    script.process(job, False, accordion.name, "hybrid", -1.0, 5.0, "", 1.0)
+    script.process_before_every_sampling(job, uc=object())
+    assert job.all_prompts == ["a [V] face"] and not job.extra_generation_params and not host.denoiser.callbacks
+
+
+@pytest.mark.parametrize(
+    ("values", "null", "words"),
+    [
+        (("none", "hybrid", -1.0, -1.0, "", 1.0), True, "no identity is chosen"),
+        (("gone.safetensors", "hybrid", -1.0, -1.0, "", 1.0), True, "gone.safetensors"),
+        ((None, "plain", -1.0, 2.0, "", 1.0), True, "has no dials"),
+        ((None, "hybrid", -1.0, 5.0, "", 1.0), False, "CFG scale of 1"),
+    ],
+)
+def test_a_refusal_stands_beneath_the_picture(
+    accordion: SimpleNamespace, host: SimpleNamespace, values: tuple[Any, ...], null: bool, words: str
+) -> None:
+    script, job = accordion.script, accordion.job
+    script.process(job, True, values[0] or accordion.name, *values[1:])
+    script.process_before_every_sampling(job, uc=object() if null else None)
+    assert words in " ".join(host.comments) and not host.denoiser.callbacks
+
+
+def test_a_replaced_unet_is_refused(host: SimpleNamespace, a1111: SimpleNamespace) -> None:
+    from hyperdream_webui import guidance_a1111
+
+    a1111.sd_unet.current_unet = object()
+    with pytest.raises(ConfigError, match="TensorRT"):
+        guidance_a1111.start(host.p, of_miniature(), None)
+
+
+class FakePatcher:
+    """Forge's patcher of the UNet: options that a clone copies deeply."""
+
+    def __init__(self, unet: Any, options: dict[str, Any] | None = None) -> None:
+        self.model = SimpleNamespace(diffusion_model=unet, predictor=SimpleNamespace(timestep=lambda sigma: sigma))
+        self.model_options = options or {}
+
+    def clone(self) -> FakePatcher:
+        return FakePatcher(self.model.diffusion_model, deepcopy(self.model_options))
+
+    def add_conditioning_modifier(self, modifier: Any) -> None:
+        self.model_options = {**self.model_options, "conditioning_modifiers": [modifier]}
+
+    def set_model_unet_function_wrapper(self, wrapper: Any) -> None:
+        self.model_options = {**self.model_options, "model_function_wrapper": wrapper}
+
+    def apply_model(self, x: Tensor, t: Tensor, c_crossattn: Tensor, transformer_options: Any, **more: Any) -> Tensor:
+        """The sample, and what the control of each row adds."""
+        assert len(transformer_options["cond_mark"]) == len(x)
+        control = more["control"]["middle"][0][:, :, None, None] if "control" in more else 0.0
+        output: Tensor = self.model.diffusion_model(x, t, context=c_crossattn) + control
+        return output
+
+    def sampled(self, x: Tensor, conds: list[Tensor], null: Tensor, scale: float, in_one: bool) -> Tensor:
+        """A step as the host takes it, the negative prompt first."""
+
+        def compiled(text: Tensor) -> dict[str, Any]:
+            return {"model_conds": {"c_crossattn": SimpleNamespace(cond=text)}}
+
+        state: tuple[Any, ...] = (self.model, x, T, [compiled(null)], [compiled(one) for one in conds], scale, {}, 0)
+        for modifier in self.model_options.get("conditioning_modifiers", []):
+            state = modifier(*state)
+        scale = state[5]
+        texts = {1: null, 0: conds[0]}
+        outputs = {}
+        for chunks in [[1, 0]] if in_one else [[0], [1]]:
+            control = torch.cat([torch.full((len(x), 1), float(10 * chunk)) for chunk in chunks])
+            c = {
+                "c_crossattn": torch.cat([texts[chunk] for chunk in chunks]),
+                "control": {"middle": [control]},
+                "transformer_options": {"cond_or_uncond": chunks, "cond_mark": torch.zeros(len(chunks) * len(x))},
+            }
+            rows, times = x.repeat(len(chunks), 1, 1, 1), T.repeat(len(chunks) * len(x))
+            wrapper = self.model_options.get("model_function_wrapper")
+            asked = {"input": rows, "timestep": times, "c": c, "cond_or_uncond": chunks}
+            found = wrapper(self.apply_model, asked) if wrapper else self.apply_model(rows, times, **c)
+            outputs |= dict(zip(chunks, found.chunk(len(chunks)), strict=True))
+        return outputs[1] + (outputs[0] - outputs[1]) * scale
+
+
+@pytest.fixture
+def forge(a1111: SimpleNamespace) -> SimpleNamespace:
+    """A fake of Forge about to sample."""
+    torch.manual_seed(0)
+    unet = FakeUNet("miniature").requires_grad_(False)
+    a1111.prompt_parser.reconstruct_multicond_batch = lambda text, step: ([], text)
+    comments: list[str] = []
+    objects = SimpleNamespace(unet=FakePatcher(unet))
+    sampler = SimpleNamespace(model_wrap_cfg=SimpleNamespace(step=0))
+    model = SimpleNamespace(forge_objects=objects)
+    p = SimpleNamespace(sd_model=model, sampler=sampler, comment=comments.append)
+    x = torch.randn(PICTURES, 32, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = x[:, : get_base("miniature").latent_channels]
+    return SimpleNamespace(p=p, unet=unet, x=x, objects=objects, comments=comments)
+
+
+@pytest.mark.parametrize("in_one", [True, False])
+def test_in_forge_a_step_is_the_weighted_sum_and_each_part_has_its_kinds_control(
+    forge: SimpleNamespace, in_one: bool
+) -> None:
+    from hyperdream_webui import guidance_forge
+
+    from hyperdream_core.models.adapted_linear import live
+
+    about = of_miniature(base_scale=2.0, subject_scale=4.0)
+    person, base, null = texts(1.0, 0.7, 0.2)
+    times = T.repeat(PICTURES)
+    with live(forge.unet, about.guidance.subjects[0].unet_pairs(0.5)):
+        with_person = forge.unet(forge.x, times, context=person)
+    of_base, of_null = forge.unet(forge.x, times, context=base), forge.unet(forge.x, times, context=null) + 10.0
+    expected = of_null + 2.0 * (of_base - of_null) + 4.0 * (with_person - of_base)
+    guidance_forge.start(forge.p, about, base)
+    # Another extension clones the patcher after us.
+    patcher = forge.objects.unet.clone()
+    found = patcher.sampled(forge.x, [person], null, 7.0, in_one)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_forge_joined_prompts_are_left_alone_and_the_hosts_patcher_stays(forge: SimpleNamespace) -> None:
+    from hyperdream_webui import guidance_forge
+
+    plain = forge.objects.unet
+    person, base, null = texts(1.0, 0.7, 0.2)
+    guidance_forge.start(forge.p, of_miniature(), base)
+    found = forge.objects.unet.sampled(forge.x, [person, base], null, 3.0, True)
+    assert torch.equal(found, plain.sampled(forge.x, [person, base], null, 3.0, True))
+    assert "joined by AND" in forge.comments[0] and not plain.model_options
+
+
+def test_in_forge_another_extensions_wrapper_runs_within_ours(forge: SimpleNamespace) -> None:
+    from hyperdream_webui import guidance_forge
+
+    seen: list[list[int]] = []
+
+    def wrapper(apply_model: Any, asked: dict[str, Any]) -> Tensor:
+        seen.append(asked["cond_or_uncond"])
+        output: Tensor = apply_model(asked["input"], asked["timestep"], **asked["c"])
+        return output
+
+    forge.objects.unet.set_model_unet_function_wrapper(wrapper)
+    person, base, null = texts(1.0, 0.7, 0.2)
+    guidance_forge.start(forge.p, of_miniature(subject_scale=5.0), base)
+    forge.objects.unet.sampled(forge.x, [person], null, 3.0, True)
+    assert [sorted(chunks) for chunks in seen] == [[0, 0, 1]]
