@@ -16,8 +16,8 @@ from ..hyperdream_core.bases import BaseFamily, get_base
 from ..hyperdream_core.data.bundled import bundled_weights
 from ..hyperdream_core.errors import FileFormatError
 from ..hyperdream_core.formats.container import read_tensors
+from ..hyperdream_core.models.small_autoencoder import SmallAutoencoder
 from ..hyperdream_core.pipelines.single_file_export import unet_to_ldm
-from ..hyperdream_core.pipelines.small_autoencoder import SmallAutoencoder
 from . import host, host_miniature
 
 _TEXT_SETTINGS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "hidden_act")

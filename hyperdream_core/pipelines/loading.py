@@ -232,7 +232,7 @@ def _older_vae(config: dict[str, Any], file: Path, dtype: torch.dtype) -> nn.Mod
     """The same without diffusers' class."""
     from safetensors.torch import load_file
 
-    from .small_autoencoder import LikeDiffusers
+    from ..models.small_autoencoder import LikeDiffusers
 
     try:
         vae = LikeDiffusers(config, load_file(file))

@@ -18,8 +18,8 @@ from ..bases import BaseFamily, detect_family
 from ..bases.family import TextEncoderShape
 from ..data.bundled import bundled_weights
 from ..errors import BaseMismatchError, FileFormatError
+from ..models.small_autoencoder import LikeDiffusers
 from .loading import DiffusersBase, alphas_cumprod_of, deep_autoencoder, fill_model, tensor_shapes
-from .small_autoencoder import LikeDiffusers
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hyperdream_core.data.bundled import bundled_weights
+from hyperdream_core.models.small_autoencoder import LikeDiffusers, SmallAutoencoder
 from hyperdream_core.pipelines.loading import load_vae
-from hyperdream_core.pipelines.small_autoencoder import LikeDiffusers, SmallAutoencoder
 
 
 def test_it_does_what_diffusers_does_at_any_size() -> None:
