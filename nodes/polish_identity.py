@@ -129,7 +129,12 @@ def _training_inputs() -> list[Any]:
             (0, 64),
         ),
         _count("batch", "Samples in a step; more makes slower and steadier steps.", (1, 64)),
-        _count("crops", "Slightly moved copies of each photograph, so that its framing is not learnt.", (0, 32)),
+        _count(
+            "crops",
+            "Slightly moved copies of each photograph, against learning its framing in long trainings; short ones blur "
+            "with them.",
+            (0, 32),
+        ),
         number_dial(
             "preserve",
             "How firmly to hold on to what the identity drew in other scenes before, so that this photograph's "
