@@ -13,14 +13,16 @@ import torch
 
 from ..config import config_to_json
 from ..pipelines.evaluate import Interval, MethodScores
+from ..pipelines.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
     from .evaluation import EvaluateConfig
 
 
 def trial_digest(config: EvaluateConfig, weights: Path) -> str:
-    """SHA-256 (hex) of all that a row's figures depend on: settings, weights, and nothing of the other rows."""
-    digest = hashlib.sha256(json.dumps(config_to_json(replace(config, methods=("base",))), sort_keys=True).encode())
+    """SHA-256 (hex) of all that a row's figures depend on: settings, polishing's own, weights; not the other rows."""
+    settings = [config_to_json(one) for one in (replace(config, methods=("base",)), FinetuneConfig())]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in sorted(weights.rglob("*.safetensors")):
         digest.update(str(path.relative_to(weights)).encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
