@@ -9,7 +9,7 @@ own too. What differs is what they are: ours trains the attention layers, Train 
 - `peak MB`: of the server's process while it trains; `loaded MB`: after a picture was drawn with the checkpoint and the
   photograph was prepared.
 
-Needs Linux, a checkout of ComfyUI and 8 GB of memory for it; nothing is downloaded.
+Needs Linux, a checkout of ComfyUI and 17 GB of memory, twice as much as ours alone; nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -90,12 +90,17 @@ class Server:
 
     def run(self, graph: Graph) -> dict[str, Any]:
         """The outputs of a graph, which must succeed."""
+        return self.run_and_cached(graph)[0]
+
+    def run_and_cached(self, graph: Graph) -> tuple[dict[str, Any], set[str]]:
+        """The outputs of a graph, which must succeed, and the ids of the nodes that did not have to run."""
         history = self.finish(self.start(graph))
-        kind, facts = history["status"]["messages"][-1]
+        messages = history["status"]["messages"]
+        kind, facts = messages[-1]
         told = "".join([*facts.get("traceback", []), str(facts.get("exception_message", kind))])
         assert history["status"]["status_str"] == "success", told
-        outputs: dict[str, Any] = history["outputs"]
-        return outputs
+        cached = {name for kind, facts in messages if kind == "execution_cached" for name in facts["nodes"]}
+        return history["outputs"], cached
 
     def picture(self, graph: Graph, name: str = "shown") -> np.ndarray:
         """The first picture of a preview node, 8 bit (h, w, 3)."""

@@ -194,8 +194,9 @@ def ends(graph: Graph) -> set[str]:
 
 def run_template(server: Server, graph: Graph) -> dict[str, Any]:
     """The outputs of a template by node, all of whose ends were reached."""
-    outputs = server.run(graph)
-    assert ends(graph) <= set(outputs), "not all of the template was run"
+    outputs, cached = server.run_and_cached(graph)
+    # Before 0.28, what was cached is no output.
+    assert ends(graph) <= set(outputs) | cached, "not all of the template was run"
     return outputs
 
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -90,14 +89,6 @@ def test_a_range_is_of_the_steps_it_names(server: Server) -> None:
     assert min(np.abs(one - other).mean() for one in (early, late) for other in (whole, none)) > 0.1
 
 
-def run_again(server: Server, graph: Graph) -> tuple[set[str], dict[str, Any]]:
-    """Ids of the nodes that were not run, of a graph that is, and its outputs."""
-    history = server.finish(server.start(graph))
-    messages = history["status"]["messages"]
-    cached = {name for kind, facts in messages if kind == "execution_cached" for name in facts["nodes"]}
-    return cached, history["outputs"]
-
-
 def test_nothing_runs_again_without_a_change_and_a_changed_file_does(server: Server) -> None:
     save = node("HyperDreamSaveIdentity", name="kept", identity=["identity", 0], notes="", preview=["photograph", 0])
     server.run(personal(save=save))
@@ -105,22 +96,22 @@ def test_nothing_runs_again_without_a_change_and_a_changed_file_does(server: Ser
     load = node("HyperDreamLoadIdentity", identity="kept.safetensors")
     graph = drawing(["apply", 0], ["apply", 1], load=load, apply=node("HyperDreamApplyIdentity", **wires))
     first = server.picture(graph)
-    cached, _ = run_again(server, graph)
+    _, cached = server.run_and_cached(graph)
     assert {"base", "load", "apply", "drawn"} <= cached
     path = server.folder / "output" / "hyperdream" / "kept.safetensors"
     write_identity(path, read_identity(path).scaled(0.5))
-    cached, outputs = run_again(server, graph)
+    outputs, cached = server.run_and_cached(graph)
     assert not {"load", "apply", "drawn"} & cached
     assert np.abs(server.shown(outputs["shown"]) - first).mean() > 0.1
 
     predicted = applied()
     server.run(predicted)
-    cached, _ = run_again(server, predicted)
+    _, cached = server.run_and_cached(predicted)
     assert {"predictor", "faces", "identity", "apply"} <= cached
     with Image.open(PORTRAIT) as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(server.folder / "input" / "portrait.png")
     try:
-        cached, _ = run_again(server, predicted)
+        _, cached = server.run_and_cached(predicted)
     finally:
         shutil.copy(PORTRAIT, server.folder / "input" / "portrait.png")
     assert "predictor" in cached and not {"faces", "identity", "apply", "drawn"} & cached
