@@ -83,6 +83,8 @@ def auxiliary_basis(
     One orthonormal matrix is drawn per family, side and size; each layer takes it with the entries of the long
     axis signed by a draw of its own. Random signs are enough to make two layers' subspaces as unrelated as
     independent draws would, they keep the basis exactly as orthonormal, and the 560 layers of SDXL cost seven QRs.
+    Likeness does not suffer: 16 of the miniature's people, polished from nothing for 40 steps with two seeds, reach
+    similarity 0.697 and 0.686 on these bases, 0.691 and 0.657 on independent draws.
 
     Returns:
         down (p, i) and up (o, a) in `dtype`, with (p, a) from `basis_sizes`.
