@@ -30,7 +30,8 @@ import torch
 from hyperdream_core.bases import get_base
 from hyperdream_core.pipelines.single_file_export import write_single_file
 
-from .comfyui_server import ROOT, Graph, Server, memory, node, processor_seconds, running_comfyui
+from .comfyui_server import Graph, Server, node, running_comfyui
+from .processes import ROOT, memory, processor_seconds
 from .random_bases import whole_base
 
 CHECKPOINT = "sd15-random.safetensors"

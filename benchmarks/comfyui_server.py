@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +19,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from .processes import ROOT, free_port
 
 Graph = dict[str, dict[str, Any]]
 """What a server is sent: nodes by id, each with its class and its inputs, which are values or [id, output]."""
@@ -30,20 +28,6 @@ Graph = dict[str, dict[str, Any]]
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     """One node of a graph."""
     return {"class_type": kind, "inputs": inputs}
-
-
-def processor_seconds(process_id: int) -> float:
-    """User and system time that a process has taken."""
-    # The command's name may hold spaces; the two are the 12th and 13th entry after it.
-    entries = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-    return (int(entries[11]) + int(entries[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory(process_id: int, entry: str) -> float:
-    """MB of a process."""
-    found = re.search(rf"{entry}:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
-    assert found is not None, entry
-    return int(found[1]) / 1e3
 
 
 @dataclass(frozen=True)
@@ -127,9 +111,7 @@ def running_comfyui(source: str, python: str, folder: Path, hidden: Sequence[str
     (folder / "custom_nodes" / "hyperdream").symlink_to(ROOT)
     # What is None there counts as not installed.
     hide = f"import runpy, sys; sys.modules.update(dict.fromkeys({list(hidden)}))"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     flags = ["--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(folder)]
     flags += ["--disable-auto-launch", "--disable-api-nodes", "--preview-method", "auto"]
     with (folder / "log.txt").open("w") as log:

@@ -25,8 +25,8 @@ from typing import Any
 from hyperdream_core.data.bundled import bundled_examples
 
 from .comfyui_polish import write_checkpoint
-from .comfyui_server import memory, processor_seconds
-from .webui_server import ROOT, Install, Server, place_extension, running_webui
+from .processes import ROOT, memory, processor_seconds
+from .webui_server import Install, Server, place_extension, running_webui
 
 CHECKPOINT = "true.safetensors"
 

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from urllib.request import Request, urlopen
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from .processes import ROOT, free_port
 
 _FLAGS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--api", "--no-hashing", "--no-download-sd-model"]
 _CPU = {
@@ -96,9 +95,7 @@ def running_webui(install: Install, data: Path, checkpoint: Path, *more: str) ->
         checkpoint: that it loads.
         more: flags.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     flags = [*_FLAGS, *_CPU[install.kind], "--port", str(port), "--data-dir", str(data), "--ckpt", str(checkpoint)]
     log = data / f"log-{port}.txt"
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}

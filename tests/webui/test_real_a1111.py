@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.webui_server import ROOT, Server, place_extension, running_webui
+from benchmarks.processes import ROOT
+from benchmarks.webui_server import Server, place_extension, running_webui
 
 from .real_host import InTheRealHost, install_of, without
 
