@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,10 +59,14 @@ def address(tmp_path: Path) -> Iterator[str]:
     def look(files: Any, choice: Any, where: str) -> Any:
         return [Image.open(file) for file in files], "1 face found"
 
+    # Gradio 4 makes its locks only where the thread has a loop, which other tests' `asyncio.run` takes away.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     tab = build_tab(SimpleNamespace(webui=webui, shelf=shelf, create=create, look=look))
     _, local, _ = tab.launch(prevent_thread_lock=True, quiet=True)
     yield local
     tab.close()
+    loop.close()
 
 
 @pytest.fixture
