@@ -36,7 +36,7 @@ class FinetuneConfig:
     """Settings of one rank-relaxed finetuning run."""
 
     steps: int = 40
-    """Optimiser steps; 0 keeps the prediction as it is."""
+    """Optimiser steps; 0 keeps the prediction as it is. The miniature gains as much from 20."""
     rank: int = 4
     """Rank of the fresh adapter that is trained on top of the prediction."""
     learning_rate: float = 2e-2
