@@ -31,7 +31,7 @@ from hyperdream_core.bases import get_base
 from hyperdream_core.pipelines.single_file_export import write_single_file
 
 from .comfyui_server import Graph, Server, node, running_comfyui
-from .processes import ROOT, memory, processor_seconds
+from .processes import ROOT, forget_peak, memory, processor_seconds
 from .random_bases import whole_base
 
 CHECKPOINT = "sd15-random.safetensors"
@@ -131,8 +131,7 @@ def measure(source: str, python: str, checkpoint: Path, kind: str, case: Case) -
         with running_comfyui(source, python, folder) as server:
             server.run(made_ready(graph(server, case, 1)))
             before = memory(server.process_id, "VmRSS")
-            # Number 5 makes the peak start again.
-            Path(f"/proc/{server.process_id}/clear_refs").write_text("5")
+            forget_peak(server.process_id)
             spent = [_seconds(server, graph(server, case, steps)) for steps in (1, 1 + case.steps)]
             wall, cpu = ((long - short) / case.steps for short, long in zip(*spent, strict=True))
             return Result(wall, cpu, before, memory(server.process_id, "VmHWM"))

@@ -26,7 +26,13 @@ def processor_seconds(process_id: int) -> float:
 
 
 def memory(process_id: int, entry: str) -> float:
-    """MB of a process."""
+    """MB of a process: VmRSS is what it holds now, VmHWM the most it has held since `forget_peak`."""
     found = re.search(rf"{entry}:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
     assert found is not None, entry
     return int(found[1]) / 1e3
+
+
+def forget_peak(process_id: int) -> None:
+    """Let a process's largest memory begin anew at what it holds now."""
+    # The number stands for just that.
+    Path(f"/proc/{process_id}/clear_refs").write_text("5")

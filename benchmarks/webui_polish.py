@@ -25,7 +25,7 @@ from typing import Any
 from hyperdream_core.data.bundled import bundled_examples
 
 from .comfyui_polish import write_checkpoint
-from .processes import ROOT, memory, processor_seconds
+from .processes import ROOT, forget_peak, memory, processor_seconds
 from .webui_server import Install, Server, place_extension, running_webui
 
 CHECKPOINT = "true.safetensors"
@@ -77,8 +77,7 @@ def main() -> None:
         with running_webui(install, data, checkpoint) as server:
             server.picture("a face", steps=1)
             loaded = memory(server.process_id, "VmRSS")
-            # Number 5 makes the peak start again.
-            Path(f"/proc/{server.process_id}/clear_refs").write_text("5")
+            forget_peak(server.process_id)
             short, long = (polish(server, steps, given.pixels, given.batch) for steps in (1, 1 + given.steps))
             wall, cpu = ((more - less) / given.steps for less, more in zip(short, long, strict=True))
             peak = memory(server.process_id, "VmHWM")

@@ -23,6 +23,17 @@ from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes, fresh_coeffi
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
+
+def idle_host() -> Any:
+    """A host that runs the tab's jobs at once and does nothing besides."""
+    return SimpleNamespace(
+        queued=lambda job, outputs: job,
+        interrupt=lambda: None,
+        refresh_networks=lambda: None,
+        with_models=lambda job: job(),
+    )
+
+
 LAYERS = 5
 """of the fake UNet that take part in its output, from each end"""
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hyperdream_core.errors import ConfigError
 
-from .conftest import make_identity
+from .conftest import idle_host, make_identity
 
 gradio = pytest.importorskip("gradio", reason="both hosts bring it; nothing else here needs it")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -23,13 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Any:
-    webui = SimpleNamespace(
-        queued=lambda job, outputs: job,
-        interrupt=lambda: None,
-        refresh_networks=lambda: None,
-        with_models=lambda j: j(),
-    )
-    return SimpleNamespace(webui=webui, shelf=Shelf(tmp_path / "lora", tmp_path / "own"))
+    return SimpleNamespace(webui=idle_host(), shelf=Shelf(tmp_path / "lora", tmp_path / "own"))
 
 
 def elements(tab: Any) -> set[str]:

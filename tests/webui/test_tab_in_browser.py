@@ -17,7 +17,7 @@ from PIL import Image
 from hyperdream_core.data.bundled import bundled_examples
 from hyperdream_core.errors import ConfigError
 
-from .conftest import make_identity
+from .conftest import idle_host, make_identity
 
 pytest.importorskip("gradio", reason="both hosts bring it; nothing else here needs it")
 playwright = pytest.importorskip("playwright.sync_api", reason="it drives the browser")
@@ -34,12 +34,6 @@ def address(tmp_path: Path) -> Iterator[str]:
     from hyperdream_webui.tab import build_tab
 
     shelf = Shelf(tmp_path / "lora", tmp_path / "own")
-    webui = SimpleNamespace(
-        queued=lambda job, outputs: job,
-        interrupt=lambda: None,
-        refresh_networks=lambda: None,
-        with_models=lambda job: job(),
-    )
 
     def create(order: Order) -> Created:
         if not order.files:
@@ -62,7 +56,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     # Gradio 4 makes its locks only where the thread has a loop, which other tests' `asyncio.run` takes away.
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    tab = build_tab(SimpleNamespace(webui=webui, shelf=shelf, create=create, look=look))
+    tab = build_tab(SimpleNamespace(webui=idle_host(), shelf=shelf, create=create, look=look))
     _, local, _ = tab.launch(prevent_thread_lock=True, quiet=True)
     yield local
     tab.close()
