@@ -227,7 +227,8 @@ def train_hypernetwork(recipe: Recipe) -> None:
     def save(path: Path) -> None:
         path.mkdir()
         config = recipe.config
-        facts: dict[str, float] = {"steps": config.hypernetwork.steps, "seed": config.seed, "people": len(latents)}
+        steps = config.hypernetwork.steps * config.hypernetwork.cycles
+        facts: dict[str, float] = {"steps": steps, "seed": config.seed, "people": len(latents)}
         if losses:
             facts["loss"] = round(sum(losses[-100:]) / len(losses[-100:]), 4)
         save_hypernetwork(path / "hypernetwork.safetensors", hypernetwork, base_fingerprint=base.fingerprint(),

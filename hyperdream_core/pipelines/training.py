@@ -21,6 +21,8 @@ from ..formats.container import read_container, write_container
 
 Progress = Callable[[int, int], None]
 CHECKPOINT = "training-checkpoint"
+CYCLE_SEEDS = 1000
+"""Between the seeds of two cycles, so that the second does not see the first one's batches again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,14 @@ class TrainingConfig:
     """Settings of one training run."""
 
     steps: int
-    """Optimiser steps."""
+    """Optimiser steps of one cycle."""
     learning_rate: float = 1e-3
-    """Peak learning rate; warmed up linearly, then decayed along a cosine."""
+    """Peak learning rate of the first cycle; warmed up linearly, then decayed along a cosine."""
+    cycles: int = 1
+    """Warm restarts, the first start counted (arXiv:1608.03983): each later one departs from the averaged weights with a
+    fresh optimiser. A finished training is taken further by raising this number."""
+    cycle_decay: float = 0.7
+    """Peak learning rate of a cycle over that of the one before."""
     warmup: int = 100
     """Steps of linear warm-up."""
     weight_decay: float = 0.01
@@ -40,7 +47,7 @@ class TrainingConfig:
     clip: float = 1.0
     """Largest norm of the gradient."""
     ema_share: float = 0.06
-    """Averaging horizon of the weights as a share of the steps; longer lags behind in short runs."""
+    """Averaging horizon of the weights as a share of a cycle's steps; longer lags behind in short runs."""
     seed: int = 0
     """Seed of data order, noise and dropout."""
     save_every: int = 200
@@ -49,16 +56,20 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps must be 1 or more, got {self.steps}")
+        if self.cycles < 1:
+            raise ConfigError(f"cycles must be 1 or more, got {self.cycles}")
         if not 0.0 < self.learning_rate < 1.0:
             raise ConfigError(f"learning_rate must lie between 0 and 1, got {self.learning_rate}")
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Learning rate at a step: linear warm-up, then half a cosine."""
+    """Learning rate at a step, counted over all cycles: in each a linear warm-up, then half a cosine."""
+    cycle, step = divmod(step, config.steps)
+    peak = config.learning_rate * config.cycle_decay**cycle
     if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
+        return peak * (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
 def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
@@ -99,16 +110,20 @@ def train(
         trained.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
     averaged = {name: p.detach().clone() for name, p in trained.items()}
-    first = _resume(checkpoint, trained, averaged, optimizer)
+    first, total = _resume(checkpoint, trained, averaged, optimizer), config.cycles * config.steps
     wrapped = accelerator.prepare(objective) if accelerator.num_processes > 1 else objective
     wrapped.train()
     losses: list[float] = []
     step = first
     try:
-        for step in range(first, config.steps):
+        for step in range(first, total):
             if progress is not None and accelerator.is_main_process:
-                progress(step, config.steps)
-            generator = step_generator(config.seed, step, accelerator.process_index)
+                progress(step, total)
+            cycle, in_cycle = divmod(step, config.steps)
+            if cycle and not in_cycle:
+                _restore(trained, averaged)
+                optimizer.state.clear()
+            generator = step_generator(config.seed + CYCLE_SEEDS * cycle, in_cycle, accelerator.process_index)
             loss = wrapped(draw_batch(generator), generator)
             loss.backward()
             nn.utils.clip_grad_norm_(trained.values(), config.clip)
@@ -116,7 +131,7 @@ def train(
                 group["lr"] = learning_rate(step, config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            _average(averaged, trained, 1.0 / (1.0 + min(step, config.ema_share * config.steps)))
+            _average(averaged, trained, 1.0 / (1.0 + min(in_cycle, config.ema_share * config.steps)))
             losses.append(float(loss.detach()))
             if (step + 1) % config.save_every == 0 and accelerator.is_main_process:
                 _save(checkpoint, step + 1, trained, averaged, optimizer)
@@ -124,12 +139,10 @@ def train(
         if accelerator.is_main_process and step > first:
             _save(checkpoint, step, trained, averaged, optimizer)
         raise
-    if accelerator.is_main_process and first < config.steps:
-        _save(checkpoint, config.steps, trained, averaged, optimizer)
+    if accelerator.is_main_process and first < total:
+        _save(checkpoint, total, trained, averaged, optimizer)
     accelerator.wait_for_everyone()
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(averaged[name])
+    _restore(trained, averaged)
     return losses
 
 
@@ -154,6 +167,12 @@ def is_main_process() -> bool:
 def _average(averaged: dict[str, Tensor], trained: dict[str, nn.Parameter], share: float) -> None:
     for name, parameter in trained.items():
         averaged[name].lerp_(parameter, share)
+
+
+@torch.no_grad()
+def _restore(trained: dict[str, nn.Parameter], averaged: dict[str, Tensor]) -> None:
+    for name, parameter in trained.items():
+        parameter.copy_(averaged[name])
 
 
 def _save(
