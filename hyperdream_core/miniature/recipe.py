@@ -1,7 +1,8 @@
 """The recipe: from nothing to `weights/miniature`, stage by stage, each resumable and each skipped when done.
 
-corpus -> latents -> base, decoder, judges, image encoder -> hypernetwork -> published weights. Everything is
-decided by `RecipeConfig` and its seeds; seconds are reported, never budgeted.
+corpus -> latents -> base, decoder, judges, image encoder -> hypernetwork -> published weights. Base and hypernetwork
+are trained in turn, round by round. Everything is decided by `RecipeConfig` and its seeds; seconds are reported, never
+budgeted.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class RecipeConfig:
     decoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=2500, learning_rate=1e-3, warmup=30))
     """Training of the VAE's decoder; 16 crops a step and process."""
     base: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=7000, learning_rate=1e-3))
-    """Training of text encoder and UNet; 32 latents a step and process."""
+    """A round's training of text encoder and UNet; 32 latents a step and process."""
     identity_judge: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(steps=700, learning_rate=1.5e-3, warmup=30)
     )
@@ -55,7 +56,10 @@ class RecipeConfig:
     encoder: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=3000, learning_rate=1.5e-3, warmup=50))
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
     hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=4000, learning_rate=1e-3))
-    """Training of the hypernetwork; 12 people with 3 pictures each a step and process."""
+    """A round's training of the hypernetwork; 12 people with 3 pictures each a step and process."""
+    rounds: int = 1
+    """Rounds that train the base and then the hypernetwork, each from where the last one ended. A finished build is
+    taken further by raising this number."""
     processes: int = 2
     """Processes that average their gradients; one thread each."""
     seed: int = 0
@@ -66,7 +70,8 @@ def quick() -> RecipeConfig:
     """The whole recipe at toy scale, for its tests: seconds, and weights that know nothing."""
     short = TrainingConfig(steps=2, warmup=1, save_every=1)
     stages_ = ("decoder", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork")
-    sizes = {"people": 24, "contexts": 2, "pets": 6, "judge_people": 8, "judge_contexts": 3, "processes": 1}
+    sizes = {"people": 24, "contexts": 2, "pets": 6, "judge_people": 8, "judge_contexts": 3, "processes": 1,
+             "rounds": 2}  # fmt: skip
     return RecipeConfig(**sizes, **dict.fromkeys(stages_, short))  # type: ignore[arg-type]
 
 
@@ -103,8 +108,7 @@ class Recipe:
     def autoencoder(self) -> Any:
         """The VAE with its decoder trained."""
         self.latents("faces"), self.latents("pets")
-        self._stage("autoencoder", stages.train_decoder)
-        return stages.load_autoencoder(self.folder / "autoencoder")
+        return stages.load_autoencoder(self._stage("autoencoder", stages.train_decoder))
 
     def latents(self, name: str) -> np.ndarray:
         """Scaled latents (subjects, contexts, 32, 8, 8) float16 of a corpus."""
@@ -123,23 +127,23 @@ class Recipe:
             np.save(path, codes.reshape(subjects, contexts, *codes.shape[1:]))
         return np.load(path)
 
-    def base(self) -> Path:
-        """The base in the diffusers folder layout, float32."""
+    def base(self, rounds: int = 0) -> Path:
+        """The base after so many rounds, by default all, in the diffusers folder layout, float32."""
+        rounds = rounds or self.config.rounds
+        if rounds > 1:
+            self.base(rounds - 1)
         self.latents("faces"), self.latents("pets")
-        self._stage("base", stages.train_base)
-        return self.folder / "base"
+        return self._stage(f"base-{rounds}", stages.train_base, rounds)
 
     def judges(self) -> Path:
         """Folder of the two judges."""
         self.corpus("judges"), self.autoencoder()
-        self._stage("judges", stages.train_judges)
-        return self.folder / "judges"
+        return self._stage("judges", stages.train_judges)
 
     def encoder(self) -> Path:
         """Folder of the predictor's pretrained image encoder."""
         self.corpus("faces"), self.corpus("references")
-        self._stage("encoder", stages.train_encoder)
-        return self.folder / "encoder"
+        return self._stage("encoder", stages.train_encoder)
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """What the frozen image encoder sees in the references: tokens (n, 64, d) and pooled (n, d), float16."""
@@ -156,12 +160,13 @@ class Recipe:
                 np.save(path, torch.cat([getattr(one, name) for one in found]).half().numpy())
         return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
 
-    def hypernetwork(self) -> Path:
-        """Folder of the hypernetwork of this recipe's seed."""
-        self.base(), self.features()
-        name = f"hypernetwork-{self.config.seed}"
-        self._stage(name, stages.train_hypernetwork)
-        return self.folder / name
+    def hypernetwork(self, rounds: int = 0) -> Path:
+        """Folder of the hypernetwork of this recipe's seed after so many rounds, by default all."""
+        rounds = rounds or self.config.rounds
+        if rounds > 1:
+            self.hypernetwork(rounds - 1)
+        self.base(rounds), self.features()
+        return self._stage(f"hypernetwork-{self.config.seed}-{rounds}", stages.train_hypernetwork, rounds)
 
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took so far, interrupted calls included; a killed process takes its own along."""
@@ -174,16 +179,18 @@ class Recipe:
         sizes = {name: value for name, value in config.items() if isinstance(value, int)}
         return {"sizes": sizes, "config": config, "seconds": self.seconds()}
 
-    def _stage(self, name: str, function: Any) -> None:
+    def _stage(self, name: str, function: Any, *arguments: Any) -> Path:
+        """Folder of a stage's result, trained by the function if it is not there."""
         if (self.folder / name).exists():
-            return
+            return self.folder / name
         started = time.time()
         try:
-            launch(function, (self,), self.config.processes)
+            launch(function, (self, *arguments), self.config.processes)
         finally:
             seconds = self.seconds()
             seconds[name] = round(seconds.get(name, 0.0) + time.time() - started, 1)
             (self.folder / "seconds.json").write_text(json.dumps(seconds, indent=1))
+        return self.folder / name
 
     def tokenizer(self) -> Path:
         """CLIP's tokenizer, which is not trained: a copy of the shipped files."""

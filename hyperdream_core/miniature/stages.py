@@ -59,8 +59,8 @@ def train_decoder(recipe: Recipe) -> None:
         _publish(recipe.folder / "autoencoder", model.save_pretrained)
 
 
-def train_base(recipe: Recipe) -> None:
-    """Text encoder and UNet, on latents and captions of faces and pets; saved as a diffusers pipeline."""
+def train_base(recipe: Recipe, rounds: int) -> None:
+    """Text encoder and UNet up to a round, on latents and captions of faces and pets; saved as a diffusers pipeline."""
     from transformers import CLIPTokenizer
 
     torch.set_num_threads(1)
@@ -74,10 +74,12 @@ def train_base(recipe: Recipe) -> None:
 
     objective = BaseObjective(unet, text_encoder, tokenizer)
     checkpoint = recipe.folder / "base.checkpoint.safetensors"
-    train(objective, draw, recipe.config.base, checkpoint, recipe.progress)
+    train(objective, draw, replace(recipe.config.base, cycles=rounds), checkpoint, recipe.progress)
     if is_main_process():
         vae_ = recipe.encoder_only()
-        _publish(recipe.folder / "base", lambda path: save_pipeline(path, vae_, unet, text_encoder, tokenizer))
+        _publish(
+            recipe.folder / f"base-{rounds}", lambda path: save_pipeline(path, vae_, unet, text_encoder, tokenizer)
+        )
 
 
 def save_pipeline(path: Path, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any) -> None:
@@ -187,14 +189,14 @@ def load_encoder(folder: Path) -> ConvImageEncoder:
     return encoder.train(False).requires_grad_(False)
 
 
-def train_hypernetwork(recipe: Recipe) -> None:
-    """The predictor, end to end through the frozen base: reference photograph in, another picture denoised.
+def train_hypernetwork(recipe: Recipe, rounds: int) -> None:
+    """The predictor up to a round, end to end through the frozen base: reference in, another picture denoised.
 
     One row in eight has an empty caption and shows somebody else: the adapter learns to leave the unconditional
     prediction alone, so that classifier-free guidance amplifies the identity together with the prompt.
     """
     torch.set_num_threads(1)
-    base = load_base(recipe.base())
+    base = load_base(recipe.base(rounds))
     for network in base.modules():
         network.requires_grad_(False)
     corpus, latents = recipe.corpus("faces"), recipe.latents("faces")
@@ -221,21 +223,20 @@ def train_hypernetwork(recipe: Recipe) -> None:
 
     name = f"hypernetwork-{recipe.config.seed}"
     checkpoint = recipe.folder / f"{name}.checkpoint.safetensors"
-    losses = train(objective, draw, replace(recipe.config.hypernetwork, seed=recipe.config.seed + 10), checkpoint,
-                   recipe.progress)  # fmt: skip
+    training = replace(recipe.config.hypernetwork, seed=recipe.config.seed + 10, cycles=rounds)
+    losses = train(objective, draw, training, checkpoint, recipe.progress)
 
     def save(path: Path) -> None:
         path.mkdir()
-        config = recipe.config
-        steps = config.hypernetwork.steps * config.hypernetwork.cycles
-        facts: dict[str, float] = {"steps": steps, "seed": config.seed, "people": len(latents)}
+        steps = training.steps * training.cycles
+        facts: dict[str, float] = {"steps": steps, "seed": recipe.config.seed, "people": len(latents)}
         if losses:
             facts["loss"] = round(sum(losses[-100:]) / len(losses[-100:]), 4)
         save_hypernetwork(path / "hypernetwork.safetensors", hypernetwork, base_fingerprint=base.fingerprint(),
                           training=facts, dtype=torch.float16)  # fmt: skip
 
     if is_main_process():
-        _publish(recipe.folder / name, save)
+        _publish(recipe.folder / f"{name}-{rounds}", save)
 
 
 class EncoderObjective(nn.Module):

@@ -34,8 +34,8 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of the first cycle; warmed up linearly, then decayed along a cosine."""
     cycles: int = 1
-    """Warm restarts, the first start counted (arXiv:1608.03983): each later one departs from the averaged weights with a
-    fresh optimiser. A finished training is taken further by raising this number."""
+    """Warm restarts (arXiv:1608.03983), the first start counted: each later one departs from the averaged weights with
+    a fresh optimiser. A finished training is taken further by raising this number."""
     cycle_decay: float = 0.7
     """Peak learning rate of a cycle over that of the one before."""
     warmup: int = 100

@@ -59,10 +59,12 @@ def test_a_finished_stage_is_not_trained_again(published: tuple[Recipe, Path]) -
     def refuse(step: int, steps: int) -> None:
         raise AssertionError("trained again")
 
-    assert replace(recipe, progress=refuse).hypernetwork() == recipe.folder / "hypernetwork-0"
+    assert replace(recipe, progress=refuse).hypernetwork() == recipe.folder / "hypernetwork-0-2"
 
 
-def test_an_interrupted_stage_resumes_to_the_same_weights(published: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_stopped_and_then_taken_a_round_further_a_build_has_the_same_weights(
+    published: tuple[Recipe, Path], tmp_path: Path
+) -> None:
     recipe, _ = published
 
     class Stop(Exception):
@@ -76,8 +78,9 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(published: tuple[Recip
         (tmp_path / name).symlink_to(recipe.folder / name)
     with pytest.raises(Stop):
         Recipe(tmp_path, quick(), stop_at_the_second_step).base()
+    Recipe(tmp_path, replace(quick(), rounds=1)).base()
     Recipe(tmp_path, quick()).base()
-    ours, theirs = (folder / "base/unet/diffusion_pytorch_model.safetensors" for folder in (tmp_path, recipe.folder))
+    ours, theirs = (folder / "base-2/unet/diffusion_pytorch_model.safetensors" for folder in (tmp_path, recipe.folder))
     from safetensors.torch import load_file
 
     first, second = load_file(ours), load_file(theirs)
