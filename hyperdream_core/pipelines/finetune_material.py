@@ -17,6 +17,8 @@ from .finetune_samples import Prompts, Samples
 
 _HOLDOUT_LEVELS = (0.95, 0.85, 0.7, 0.5)
 """Noise levels at which a held-out crop is judged; identity is decided at the high ones (FEASIBILITY.md, section 5)."""
+_HEAD = (0.67, 0.92)
+"""Half width and half height of the head in a prepared crop, hair included, as shares of half the side."""
 _HOLDOUT_ZOOM = 0.12
 """The held-out crop leaves out this share of the picture's side, more than the copies' jitter usually does."""
 
@@ -33,6 +35,8 @@ class Draw:
     """(b,) noise levels, likewise"""
     prompts: Tensor
     """(rows, b), which of the material's prompts belongs to each"""
+    weights: Tensor | None
+    """(h, w), how much each place counts; None counts all the same"""
 
     def samples(self, base: Base) -> Samples:
         """The latents with their noise, and what the base shall put out for them."""
@@ -44,7 +48,7 @@ class Draw:
         noisy = diffusion.add_noise(clean, noise, alpha_bar)
         wanted = diffusion.target(clean, noise, alpha_bar, base.prediction_type)
         shape = (rows, samples)
-        return Samples(noisy.unflatten(0, shape), timesteps, wanted.unflatten(0, shape), self.prompts)
+        return Samples(noisy.unflatten(0, shape), timesteps, wanted.unflatten(0, shape), self.prompts, self.weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +76,7 @@ class Material:
         picked = [(choice * len(pool)).long() for pool in self.latents]
         latents = [pool[index.to(pool.device)] for pool, index in zip(self.latents, picked, strict=True)]
         prompts = [self._prompt_of(row, index) for row, index in enumerate(picked)]
-        return Draw(torch.stack(latents), noise, t, torch.stack(prompts))
+        return Draw(torch.stack(latents), noise, t, torch.stack(prompts), self.holdout.weights)
 
     def _prompt_of(self, row: int, item: Tensor) -> Tensor:
         """Pools hold a row's n pictures and then the copies of each in turn."""
@@ -89,6 +93,7 @@ def encode_material(
     names: Sequence[str],
     crops: int,
     jitter: float,
+    background: float,
     seed: int,
 ) -> Material:
     """Encode pictures, copies and prompts.
@@ -98,6 +103,7 @@ def encode_material(
         names: how prompts call each subject.
         crops: copies of each picture.
         jitter: largest shift and zoom of the copies, as a share of the side.
+        background: weight of the places around the head.
 
     Raises:
         ReferenceImageError: a subject without pictures, or pictures of different sizes.
@@ -125,9 +131,17 @@ def encode_material(
     t = torch.tensor(_HOLDOUT_LEVELS)
     noise = torch.randn(len(t), *held_out.shape[1:], generator=generator)
     of_first = torch.arange(0, len(prompts), each)[:, None].expand(-1, len(t))
-    holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t, of_first)
+    weights = _around_the_head(held_out, background) if background != 1 else None
+    holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t, of_first, weights)
     counts = [len(pictures) for pictures in references]
     return Material(pools, counts, Prompts.encoded(base, prompts, each), holdout, seed)
+
+
+def _around_the_head(latents: Tensor, background: float) -> Tensor:
+    """(h, w): 1 in the upright ellipse where a prepared crop has the head, `background` around it."""
+    y, x = (torch.linspace(-1, 1, 2 * side + 1)[1::2] for side in latents.shape[-2:])
+    inside = (x / _HEAD[0]).square() + (y / _HEAD[1])[:, None].square() <= 1
+    return torch.where(inside, 1.0, background).to(latents)
 
 
 def _prompts(subjects: Sequence[tuple[Tensor, Sequence[str]]], names: Sequence[str]) -> tuple[list[str], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class Samples:
     """(rows, b, c, h, w), what the base shall put out"""
     prompts: Tensor
     """(rows, b), which of the prompts, counted over all rows, belongs to each"""
+    weights: Tensor | None = None
+    """(h, w), how much each place counts; None counts all the same"""
 
     @property
     def each(self) -> int:
@@ -51,7 +53,13 @@ class Samples:
         """At most `count` samples of every row at a time."""
         for first in range(0, self.each, count):
             part = slice(first, first + count)
-            yield Samples(self.noisy[:, part], self.timesteps[part], self.wanted[:, part], self.prompts[:, part])
+            yield replace(
+                self,
+                noisy=self.noisy[:, part],
+                timesteps=self.timesteps[part],
+                wanted=self.wanted[:, part],
+                prompts=self.prompts[:, part],
+            )
 
 
 @contextmanager
@@ -69,11 +77,13 @@ def personalized(base: Base, adapters: FreshAdapters, prompts: Prompts, samples_
 
 
 def row_errors(base: Base, conditioning: Conditioning, samples: Samples) -> Tensor:
-    """Mean squared error of each sample, summed over a row's, (rows,)."""
+    """Mean of the weighted squared error of each sample, summed over a row's, (rows,)."""
     rows = len(samples.noisy)
     timesteps = samples.timesteps.repeat(rows)
     output = base.predict(samples.noisy.flatten(0, 1), timesteps, conditioning[samples.prompts.flatten()])
     squares = (output - samples.wanted.flatten(0, 1)).square()
+    if samples.weights is not None:
+        squares = squares * samples.weights
     return squares.reshape(rows, samples.each, -1).mean(-1).sum(-1)
 
 

@@ -14,6 +14,7 @@ from hyperdream_core.ops import lidb
 from hyperdream_core.pipelines.combine import truncated
 from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune, finetune_batch
 from hyperdream_core.pipelines.finetune_material import encode_material
+from hyperdream_core.pipelines.finetune_samples import Samples, row_errors
 from hyperdream_core.pipelines.loading import DiffusersBase
 from hyperdream_core.pipelines.preservation import CONTEXTS
 from hyperdream_core.pipelines.training import step_generator
@@ -302,7 +303,7 @@ def test_diverged_training_is_refused(base: DiffusersBase, references: Tensor, p
 
 def test_captions_decide_which_prompt_each_picture_is_trained_under(base: DiffusersBase, references: Tensor) -> None:
     subjects = [(references, ["smiling", ""]), (references[:1], ())]
-    material = encode_material(base, subjects, ["a sks face", "a lady"], crops=2, jitter=0.04, seed=0)
+    material = encode_material(base, subjects, ["a sks face", "a lady"], crops=2, jitter=0.04, background=1.0, seed=0)
     assert material.prompts.texts == ["a sks face, smiling", "a sks face", "a lady", "a lady"]
     draw = material.draw(0, 32, 1.0)
     for row, (pool, prompts) in enumerate(zip(material.latents, draw.prompts, strict=True)):
@@ -311,6 +312,22 @@ def test_captions_decide_which_prompt_each_picture_is_trained_under(base: Diffus
             # The pictures come first, then two copies of each.
             picture = item if item < len(subjects[row][0]) else (item - len(subjects[row][0])) // 2
             assert prompt == (picture if row == 0 else 2 + picture)
+
+
+def test_the_background_counts_less_if_asked_to(base: DiffusersBase, references: Tensor) -> None:
+    def holdout(background: float) -> Samples:
+        subjects = [(references, ())]
+        material = encode_material(base, subjects, ["a sks face"], 0, 0.0, background=background, seed=0)
+        return material.holdout.samples(base)
+
+    assert holdout(1.0).weights is None
+    samples = holdout(0.0)
+    assert samples.weights is not None and samples.weights[2, 2] == 1 and samples.weights[0, 0] == 0
+    elsewhere = samples.wanted.clone()
+    elsewhere[..., 0, 0] += 1
+    conditioning = base.encode_prompt(["a sks face"])
+    errors = [row_errors(base, conditioning, replace(samples, wanted=wanted)) for wanted in (samples.wanted, elsewhere)]
+    assert torch.equal(*errors)
 
 
 def test_captions_for_another_number_of_pictures_are_refused(base: DiffusersBase, references: Tensor) -> None:
