@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ..config import config_to_json
+from ..errors import ConfigError
 from ..pipelines.training import TrainingConfig, launch
 from . import stages
 from .autoencoder import LATENT_CHANNELS, new_autoencoder, patch_kernel
@@ -64,6 +65,10 @@ class RecipeConfig:
     """Processes that average their gradients; one thread each."""
     seed: int = 0
     """Seed of the hypernetwork's training; other seeds give other predictors for the same base."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ConfigError(f"rounds must be 1 or more, got {self.rounds}")
 
 
 def quick() -> RecipeConfig:

@@ -74,7 +74,7 @@ def train_base(recipe: Recipe, rounds: int) -> None:
 
     objective = BaseObjective(unet, text_encoder, tokenizer)
     checkpoint = recipe.folder / "base.checkpoint.safetensors"
-    train(objective, draw, replace(recipe.config.base, cycles=rounds), checkpoint, recipe.progress)
+    train(objective, draw, recipe.config.base, checkpoint, recipe.progress, cycles=rounds)
     if is_main_process():
         vae_ = recipe.encoder_only()
         _publish(
@@ -223,12 +223,12 @@ def train_hypernetwork(recipe: Recipe, rounds: int) -> None:
 
     name = f"hypernetwork-{recipe.config.seed}"
     checkpoint = recipe.folder / f"{name}.checkpoint.safetensors"
-    training = replace(recipe.config.hypernetwork, seed=recipe.config.seed + 10, cycles=rounds)
-    losses = train(objective, draw, training, checkpoint, recipe.progress)
+    training = replace(recipe.config.hypernetwork, seed=recipe.config.seed + 10)
+    losses = train(objective, draw, training, checkpoint, recipe.progress, cycles=rounds)
 
     def save(path: Path) -> None:
         path.mkdir()
-        steps = training.steps * training.cycles
+        steps = training.steps * rounds
         facts: dict[str, float] = {"steps": steps, "seed": recipe.config.seed, "people": len(latents)}
         if losses:
             facts["loss"] = round(sum(losses[-100:]) / len(losses[-100:]), 4)

@@ -33,9 +33,6 @@ class TrainingConfig:
     """Optimiser steps of one cycle."""
     learning_rate: float = 1e-3
     """Peak learning rate of the first cycle; warmed up linearly, then decayed along a cosine."""
-    cycles: int = 1
-    """Warm restarts (arXiv:1608.03983), the first start counted: each later one departs from the averaged weights with
-    a fresh optimiser. A finished training is taken further by raising this number."""
     cycle_decay: float = 0.7
     """Peak learning rate of a cycle over that of the one before."""
     warmup: int = 100
@@ -56,8 +53,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps must be 1 or more, got {self.steps}")
-        if self.cycles < 1:
-            raise ConfigError(f"cycles must be 1 or more, got {self.cycles}")
         if not 0.0 < self.learning_rate < 1.0:
             raise ConfigError(f"learning_rate must lie between 0 and 1, got {self.learning_rate}")
 
@@ -84,20 +79,28 @@ def train(
     checkpoint: Path,
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
+    cycles: int = 1,
 ) -> list[float]:
     """Train the objective's parameters that require gradients; leave it holding the averaged weights.
 
     Args:
         objective: called as objective(batch, generator), gives a scalar loss.
         draw_batch: called with the step's generator.
-        config: budget and optimiser.
+        config: budget of a cycle, and optimiser.
         checkpoint: file to save to and resume from; a finished one is loaded and nothing is trained.
         progress: called with (step, steps) between steps, in the main process; raising there stops cleanly after a
             save.
         device: where the objective lives; batches are the objective's own business.
+        cycles: warm restarts, the first start counted: each later one departs from the averaged weights with a fresh
+            optimiser. A finished training is taken further by one more.
 
     Returns:
         The loss of every step taken in this call, on this process.
+
+    Raises:
+        ConfigError: the checkpoint is of a longer training.
+
+    Source: warm restarts are SGDR's, arXiv:1608.03983.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -110,7 +113,9 @@ def train(
         trained.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
     averaged = {name: p.detach().clone() for name, p in trained.items()}
-    first, total = _resume(checkpoint, trained, averaged, optimizer), config.cycles * config.steps
+    first, total = _resume(checkpoint, trained, averaged, optimizer), cycles * config.steps
+    if first > total:
+        raise ConfigError(f"{checkpoint} holds {first} steps, {total} are asked for; ask for more, or delete it")
     wrapped = accelerator.prepare(objective) if accelerator.num_processes > 1 else objective
     wrapped.train()
     losses: list[float] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hyperdream_core.errors import ConfigError
 from hyperdream_core.miniature.evaluation import EvaluateConfig, evaluate
 from hyperdream_core.miniature.publish import SINGLE_FILE, publish, write_card
 from hyperdream_core.miniature.recipe import Recipe, quick
@@ -86,3 +87,8 @@ def test_stopped_and_then_taken_a_round_further_a_build_has_the_same_weights(
     first, second = load_file(ours), load_file(theirs)
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=0.0, atol=0.0)
+
+
+def test_no_round_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rounds must be 1 or more, got 0"):
+        replace(quick(), rounds=0)
