@@ -144,6 +144,14 @@ def _training_inputs() -> list[Any]:
             limits=(0.0, 10.0),
             step=0.05,
         ),
+        number_dial(
+            "background_weight",
+            "How much of the training looks at what is around the head. Less of the place is learnt below 1; take 1 "
+            "where the head is not in the middle of the picture.",
+            default=_DEFAULT.background_weight,
+            limits=(0.0, 1.0),
+            step=0.05,
+        ),
         _count(
             "holdout_every",
             "Look at an unseen crop every so many steps and keep the best; 0 keeps the last step's.",

@@ -93,6 +93,7 @@ OpenAI CLIP's (MIT).
 - **Predictor** (`hypernetwork.safetensors`): trained end to end through the frozen base on the same people. Its image
   encoder was pretrained to read the generator's own parameters off pictures of these people: privileged labels,
   which real photographs do not have.
+- **Rounds**: {sizes[rounds]} for base and predictor in turn, each from where the last one ended.
 - **Judges** (`judges/`): identity embedder and attribute classifier, on {sizes[judge_people]} other people. No
   predictor is trained with or conditioned on them.
 

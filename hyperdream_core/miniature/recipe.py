@@ -58,7 +58,7 @@ class RecipeConfig:
     """Pretraining of the predictor's image encoder; 48 pictures a step and process."""
     hypernetwork: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=4000, learning_rate=1e-3))
     """A round's training of the hypernetwork; 12 people with 3 pictures each a step and process."""
-    rounds: int = 1
+    rounds: int = 2
     """Rounds that train the base and then the hypernetwork, each from where the last one ended. A finished build is
     taken further by raising this number."""
     processes: int = 2
@@ -75,8 +75,7 @@ def quick() -> RecipeConfig:
     """The whole recipe at toy scale, for its tests: seconds, and weights that know nothing."""
     short = TrainingConfig(steps=2, warmup=1, save_every=1)
     stages_ = ("decoder", "base", "identity_judge", "attribute_judge", "encoder", "hypernetwork")
-    sizes = {"people": 24, "contexts": 2, "pets": 6, "judge_people": 8, "judge_contexts": 3, "processes": 1,
-             "rounds": 2}  # fmt: skip
+    sizes = {"people": 24, "contexts": 2, "pets": 6, "judge_people": 8, "judge_contexts": 3, "processes": 1}
     return RecipeConfig(**sizes, **dict.fromkeys(stages_, short))  # type: ignore[arg-type]
 
 
