@@ -236,7 +236,7 @@ def test_a_lora_of_convolutions_and_text_is_what_merging_it_gives(
         weight = known[places[name]]
         outputs, inputs, *kernel = weight.shape
         down = torch.randn(3, inputs, *kernel, generator=generator) / weight[0].numel() ** 0.5
-        up = 0.3 * torch.randn(outputs, 3, *(1 for _ in kernel), generator=generator)
+        up = 0.5 * torch.randn(outputs, 3, *(1 for _ in kernel), generator=generator)
         tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.5)}
         deltas[places[name]] = 0.5 * (up.flatten(1) @ down.flatten(1)).view_as(weight)
     folder = tmp_path / "models" / "loras"
