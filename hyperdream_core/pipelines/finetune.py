@@ -54,8 +54,8 @@ class FinetuneConfig:
     """Largest shift and zoom of these copies, as a share of the picture's side."""
     background_weight: float = 0.1
     """Weight, in the loss, of what is around the head, which a prepared crop has in its middle; below 1 less of the
-    place is learnt, and 1 is right where the head is elsewhere. At a learning rate of 2e-2, 32 of the miniature's people
-    reach similarity 0.775 at attributes 0.982 with 0.1 in 20 steps, and 0.764 at 0.978 with 1."""
+    place is learnt, and 1 is right where the head is elsewhere. At a learning rate of 2e-2, 32 of the miniature's
+    people reach similarity 0.775 at attributes 0.982 with 0.1 in 20 steps, and 0.764 at 0.978 with 1."""
     preserve: float = 0.5
     """Weight, in the loss, of drawing other contexts as the start draws them; 0 lets the picture's own context creep
     into all of them. Without a start there is nothing to preserve. On 32 of the miniature's people 40 steps reach
