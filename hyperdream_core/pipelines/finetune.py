@@ -40,8 +40,8 @@ class FinetuneConfig:
     rank: int = 4
     """Rank of the fresh adapter that is trained on top of the prediction."""
     learning_rate: float = 1.2e-2
-    """AdamW's rate at the first step; it falls to 0 along half a cosine. Up to 2e-2 polishing ends the same, but what
-    is made from nothing forgets more of the prompt."""
+    """AdamW's rate at the first step; it falls to 0 along half a cosine. Up to 2e-2 polishing ends nearly the
+    same, but what is made from nothing forgets more of the prompt."""
     batch: int = 8
     """Noise draws of the subject's pictures in a step."""
     noise_power: float = 1.3
