@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from hyperdream_core.bases import get_base
-from hyperdream_core.pipelines.single_file_export import write_single_file
+from hyperdream_core.pipelines.diffusers.single_file_export import write_single_file
 
 from .comfyui_server import Graph, Server, node, running_comfyui
 from .processes import ROOT, forget_peak, memory, processor_seconds

@@ -20,7 +20,8 @@ from statistics import median
 import torch
 
 from hyperdream_core.bases import BASES, TARGET_SETS, get_base
-from hyperdream_core.formats.adapter_file import Identity, read_identity, write_identity
+from hyperdream_core.formats.identity_file import read_identity, write_identity
+from hyperdream_core.identity import Identity
 from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes
 
 Measured = dict[str, tuple[float, float]]

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 from hyperdream_core.bases import get_base
-from hyperdream_core.formats.adapter_file import Identity
+from hyperdream_core.identity import Identity
 from hyperdream_core.ops import noise as diffusion
 from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes
-from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune
-from hyperdream_core.pipelines.loading import DiffusersBase
-from hyperdream_core.pipelines.predict import predict_identity
+from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
+from hyperdream_core.pipelines.predictors.predict import predict_identity
 
 from .random_bases import EncodedBase, encoded_base, new_hypernetwork, whole_base
 

@@ -20,10 +20,10 @@ from benchmarks.expand import random_identity
 from benchmarks.random_bases import EncodedBase, encoded_base
 from hyperdream_core.bases import get_base
 from hyperdream_core.ops.lowrank import LoraPair
-from hyperdream_core.pipelines.branches import Branches
-from hyperdream_core.pipelines.sample import SampleConfig
-from hyperdream_core.pipelines.samplers import initial_noise, new_scheduler
-from hyperdream_core.pipelines.subject_adapters import resolve
+from hyperdream_core.pipelines.drawing.branches import Branches
+from hyperdream_core.pipelines.drawing.draw import SampleConfig
+from hyperdream_core.pipelines.drawing.samplers import initial_noise, new_scheduler
+from hyperdream_core.pipelines.drawing.subjects import resolve
 
 PROMPT = "a sks face, smiling"
 SETTINGS = {

@@ -19,11 +19,11 @@ from statistics import median
 import skimage
 from PIL import Image
 
-from hyperdream_core.data.detectors import open_detector
-from hyperdream_core.data.faces import Face, FaceDetector
-from hyperdream_core.data.images import picture_from_pil, read_picture
 from hyperdream_core.errors import HyperDreamError
-from hyperdream_core.pipelines.prepare import PrepareConfig, prepare_references
+from hyperdream_core.faces.detectors import open_detector
+from hyperdream_core.faces.face import Face, FaceDetector
+from hyperdream_core.faces.prepare import PrepareConfig, prepare_references
+from hyperdream_core.pictures.files import picture_from_pil, read_picture
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 FACELESS = ("chelsea.png", "coffee.png", "motorcycle_left.png", "camera.png", "ihc.png", "hubble_deep_field.jpg",

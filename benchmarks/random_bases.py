@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from hyperdream_core.bases import BaseFamily
-from hyperdream_core.data.bundled import bundled_weights
-from hyperdream_core.miniature.autoencoder import new_autoencoder
-from hyperdream_core.miniature.base import SCHEDULE
+from hyperdream_core.bundled import bundled_weights
+from hyperdream_core.miniature.recipe.autoencoder import new_autoencoder
+from hyperdream_core.miniature.recipe.base_training import SCHEDULE
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.base import Conditioning
-from hyperdream_core.pipelines.loading import DiffusersBase, alphas_cumprod_of
-from hyperdream_core.pipelines.single_file import UNET, text_config, unet_config
+from hyperdream_core.pipelines.diffusers.loading import DiffusersBase, alphas_cumprod_of
+from hyperdream_core.pipelines.diffusers.single_file import UNET, text_config, unet_config
 
 TEXT_TOKENS = 77
 

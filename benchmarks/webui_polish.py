@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hyperdream_core.data.bundled import bundled_examples
+from hyperdream_core.bundled import bundled_examples
 
 from .comfyui_polish import write_checkpoint
 from .processes import ROOT, forget_peak, memory, processor_seconds

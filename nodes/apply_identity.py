@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..hyperdream_core.bases import BaseFamily
 from ..hyperdream_core.bases.keys import to_ldm
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
-from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.ops.lowrank import LoraPair
 from . import host
 from .dials import check_range, choice, range_dials, strength_dial

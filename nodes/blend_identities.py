@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.formats.adapter_file import Identity
-from ..hyperdream_core.pipelines.combine import blended
+from ..hyperdream_core.identity import Identity, blended
 from . import host
 from .dials import share_dial
 from .wires import IDENTITY

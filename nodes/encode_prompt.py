@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.pipelines.prompts import insert_identifier, names_subject
 from . import host
 from .dials import subjects_prompt_box

@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hyperdream_core.errors import BaseMismatchError
-from ..hyperdream_core.formats.adapter_file import Identity
 from ..hyperdream_core.formats.container import read_tensors
 from ..hyperdream_core.formats.file_names import free_file
+from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.pipelines.export import export_lora
 from . import host
 from .wires import IDENTITY

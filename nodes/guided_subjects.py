@@ -11,12 +11,12 @@ from torch import Tensor
 from ..hyperdream_core.bases import BaseFamily
 from ..hyperdream_core.bases.keys import to_ldm
 from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.ops.lowrank import LoraPair
-from ..hyperdream_core.pipelines.guide import GuidanceConfig
-from ..hyperdream_core.pipelines.guided_step import Guidance
+from ..hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
+from ..hyperdream_core.pipelines.drawing.guided_step import Guidance
+from ..hyperdream_core.pipelines.drawing.subjects import Pairs, ResolvedSubject, Subject, resolve
 from ..hyperdream_core.pipelines.prompts import insert_identifier, without_identifier
-from ..hyperdream_core.pipelines.subject_adapters import Pairs, ResolvedSubject, Subject, resolve
 from . import host, host_guidance
 from .guided_prompts import with_wordings
 from .lora_files import LoraFile

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.formats.adapter_file import Identity
-from ..hyperdream_core.pipelines.guide import GuidanceConfig
+from ..hyperdream_core.identity import Identity
+from ..hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
 from . import host
 from .dials import (
     check_range,

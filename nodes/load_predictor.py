@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.data.bundled import bundled_weights
-from ..hyperdream_core.pipelines.stored_hypernetwork import load_hypernetwork
+from ..hyperdream_core.bundled import bundled_weights
+from ..hyperdream_core.pipelines.predictors.stored_hypernetwork import load_hypernetwork
 from . import host
 from .dials import choice
 from .wires import PREDICTOR, Predictor

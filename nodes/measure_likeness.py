@@ -9,14 +9,14 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..hyperdream_core.bases import get_base
-from ..hyperdream_core.data.array_images import picture_from_array
-from ..hyperdream_core.data.detectors import open_detector
-from ..hyperdream_core.data.onnx_models import find_model
-from ..hyperdream_core.data.recognizer import OnnxRecognizer
 from ..hyperdream_core.errors import MissingDependencyError
-from ..hyperdream_core.miniature.judges import bundled_recognizer
-from ..hyperdream_core.pipelines.faces import Faces
-from ..hyperdream_core.pipelines.likeness import NOT_MEASURED, LikenessJudge
+from ..hyperdream_core.faces.detectors import open_detector
+from ..hyperdream_core.faces.likeness import NOT_MEASURED, LikenessJudge
+from ..hyperdream_core.faces.onnx_models import find_model
+from ..hyperdream_core.faces.prepared_faces import Faces
+from ..hyperdream_core.faces.recognizer import OnnxRecognizer
+from ..hyperdream_core.miniature.trial.judges import bundled_recognizer
+from ..hyperdream_core.pictures.arrays import picture_from_array
 from . import host
 from .wires import FACES
 

@@ -13,17 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from ..hyperdream_core.bases import BaseFamily
-from ..hyperdream_core.data.curves import Curves, draw_curves
-from ..hyperdream_core.data.images import to_pil
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
-from ..hyperdream_core.formats.adapter_file import Identity, write_identity
+from ..hyperdream_core.faces.prepared_faces import Faces
 from ..hyperdream_core.formats.file_names import free_file
-from ..hyperdream_core.miniature.captions import describe_references
-from ..hyperdream_core.miniature.judges import JudgeRecognizer, bundled_recognizer
-from ..hyperdream_core.pipelines.faces import Faces
-from ..hyperdream_core.pipelines.finetune import FinetuneConfig, FinetuneResult, finetune
+from ..hyperdream_core.formats.identity_file import write_identity
+from ..hyperdream_core.identity import Identity
+from ..hyperdream_core.miniature.trial.judges import JudgeRecognizer, bundled_recognizer
+from ..hyperdream_core.miniature.world.captions import describe_references
+from ..hyperdream_core.pictures.curves import Curves, draw_curves
+from ..hyperdream_core.pictures.files import to_pil
+from ..hyperdream_core.pipelines.drawing.few_steps import quick_latents
+from ..hyperdream_core.pipelines.polishing.polish import FinetuneConfig, FinetuneResult, finetune
 from ..hyperdream_core.pipelines.prompts import captions_of_lines
-from ..hyperdream_core.pipelines.quick_look import quick_latents
 from . import host
 from .comfy_base import ComfyBase
 

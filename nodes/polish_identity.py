@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hyperdream_core.bases import TARGET_SETS
-from ..hyperdream_core.formats.adapter_file import Identity
-from ..hyperdream_core.pipelines.faces import Faces
-from ..hyperdream_core.pipelines.finetune import FinetuneConfig
+from ..hyperdream_core.faces.prepared_faces import Faces
+from ..hyperdream_core.identity import Identity
+from ..hyperdream_core.pipelines.polishing.polish import FinetuneConfig
 from .dials import choice, count_dial, number_dial
 from .polish import PolishOptions, polish
 from .wires import FACES, IDENTITY

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hyperdream_core.bases import get_base
-from ..hyperdream_core.pipelines.faces import Faces
-from ..hyperdream_core.pipelines.predict import predict_identity
+from ..hyperdream_core.faces.prepared_faces import Faces
+from ..hyperdream_core.pipelines.predictors.predict import predict_identity
 from . import host
 from .wires import FACES, IDENTITY, PREDICTOR, Predictor
 

@@ -9,13 +9,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..hyperdream_core.data.array_images import picture_from_array
-from ..hyperdream_core.data.detectors import DetectorName
-from ..hyperdream_core.data.faces import Face, FaceOrder, face_from_landmarks
-from ..hyperdream_core.data.images import resize
 from ..hyperdream_core.errors import ReferenceImageError
-from ..hyperdream_core.pipelines.faces import Faces, report_text
-from ..hyperdream_core.pipelines.prepare import PrepareConfig, PreparedReferences, prepare_references
+from ..hyperdream_core.faces.detectors import DetectorName
+from ..hyperdream_core.faces.face import Face, FaceOrder, face_from_landmarks
+from ..hyperdream_core.faces.prepare import PrepareConfig, PreparedReferences, prepare_references
+from ..hyperdream_core.faces.prepared_faces import Faces, report_text
+from ..hyperdream_core.pictures.arrays import picture_from_array
+from ..hyperdream_core.pictures.files import resize
 from . import host
 from .dials import choice, count_dial
 from .wires import FACES, LANDMARKS

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.formats.adapter_file import Identity
+from ..hyperdream_core.identity import Identity
 from . import host
 from .guided_subjects import ConnectedSubject, Prompts
 from .hybrid_guidance import PRESETS, base_inputs, dial_inputs, guidance_config, guided_output, outputs, prompt_inputs

@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.pipelines.stored_hypernetwork import StoredHypernetwork
+from ..hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork
 
 PREDICTOR = io.Custom("HYPERDREAM_PREDICTOR")
 FACES = io.Custom("HYPERDREAM_FACES")

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.identities import make_identity
+
 if TYPE_CHECKING:
     from PIL import Image
+
+    from hyperdream_core.identity import Identity
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +36,8 @@ def group_photograph() -> Image.Image:
         pytest.skip("the group photograph comes with the package insightface, which is not installed")
     with Image.open(file) as image:
         return image.convert("RGB")
+
+
+@pytest.fixture
+def fresh_identity() -> Callable[..., Identity]:
+    return make_identity

@@ -1,6 +1,7 @@
 """The arrow rule of the core, read from the source with `ast`.
 
-nodes, scripts, cli, miniature -> pipelines -> models, formats, data -> bases -> ops -> config -> errors
+nodes, scripts, cli -> miniature -> pipelines -> faces -> models, formats, pictures -> identity -> bases -> ops
+-> config, bundled -> errors
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ CORE = ROOT / "hyperdream_core"
 HEIGHT = {
     "errors": 0,
     "config": 1,
+    "bundled": 1,
     "ops": 2,
     "bases": 3,
-    "models": 4,
-    "formats": 4,
-    "data": 4,
-    "pipelines": 5,
-    "miniature": 6,
-    "cli": 7,
-    "__main__": 8,
-    "": 8,
+    "identity": 4,
+    "models": 5,
+    "formats": 5,
+    "pictures": 5,
+    "faces": 6,
+    "pipelines": 7,
+    "miniature": 8,
+    "cli": 9,
+    "__main__": 10,
+    "": 10,
 }
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "modules", "gradio", "nodes"}
 
@@ -105,7 +109,7 @@ def test_the_core_needs_nothing_beyond_what_it_declares_when_it_is_imported() ->
         ("ops/lidb.py", "from .. import pipelines", "'ops' imports 'pipelines'"),
         ("models/a.py", "def f():\n    from ..formats.container import read", "'models' imports 'formats'"),
         ("pipelines/a.py", "from ..miniature import people", "'pipelines' imports 'miniature'"),
-        ("data/a.py", "import comfy.utils", "host's 'comfy'"),
+        ("pictures/a.py", "import comfy.utils", "host's 'comfy'"),
         ("config.py", "from .ops import noise", "'config' imports 'ops'"),
     ],
 )

@@ -73,12 +73,12 @@ def header(path: Path) -> tuple[dict[str, str], list[str]]:
 
 def kind_of(metadata: Mapping[str, str], names: list[str]) -> str:
     """What it holds: `identity`, `hypernetwork`, `LoRA` or, for anything else, `base checkpoint`."""
-    from ..formats import adapter_file, hypernetwork_file
+    from ..formats import identity_file, predictor_file
 
     found = metadata.get("kind")
-    if found == adapter_file.KIND or any("lidb_" in name for name in names):
+    if found == identity_file.KIND or any("lidb_" in name for name in names):
         return "identity"
-    if found == hypernetwork_file.KIND:
+    if found == predictor_file.KIND:
         return "hypernetwork"
     if any(name.endswith((".lora_down.weight", ".lora_A.weight")) for name in names):
         return "LoRA"
@@ -86,7 +86,7 @@ def kind_of(metadata: Mapping[str, str], names: list[str]) -> str:
 
 
 def _describe_identity(path: Path) -> dict[str, Any]:
-    from ..formats.adapter_file import inspect_identity, read_identity
+    from ..formats.identity_file import inspect_identity, read_identity
 
     report = inspect_identity(path)
     if not report["readable"]:
@@ -97,7 +97,7 @@ def _describe_identity(path: Path) -> dict[str, Any]:
 
 def _describe_hypernetwork(path: Path) -> dict[str, Any]:
     from ..config import config_to_json
-    from ..pipelines.stored_hypernetwork import load_hypernetwork
+    from ..pipelines.predictors.stored_hypernetwork import load_hypernetwork
 
     stored = load_hypernetwork(path)
     return {
@@ -109,7 +109,7 @@ def _describe_hypernetwork(path: Path) -> dict[str, Any]:
 
 
 def _describe_lora(path: Path) -> dict[str, Any]:
-    from ..formats.lora_export import read_lora
+    from ..formats.lora_file import read_lora
 
     family, pairs = read_lora(path)
     ranks = sorted({pair.rank for pair in pairs.values()})
@@ -119,7 +119,7 @@ def _describe_lora(path: Path) -> dict[str, Any]:
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
     from ..bases import detect_family
     from ..errors import BaseMismatchError
-    from ..pipelines.loading import tensor_shapes
+    from ..pipelines.diffusers.loading import tensor_shapes
 
     shapes = tensor_shapes(path)
     try:
@@ -134,7 +134,7 @@ def _describe_other(path: Path) -> dict[str, Any]:
 
 
 def _describe_folder(path: Path) -> dict[str, Any]:
-    from ..pipelines.loading import load_base
+    from ..pipelines.diffusers.loading import load_base
 
     base = load_base(path)
     return {
@@ -151,7 +151,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _describe_picture(path: Path) -> dict[str, Any]:
-    from ..data.images import read_picture
+    from ..pictures.files import read_picture
 
     picture = read_picture(path)
     height, width = picture.pixels.shape[-2:]

@@ -16,7 +16,7 @@ from .subject import add_base_flags, add_caption_flag, bundled_hypernetwork, cap
 if TYPE_CHECKING:
     from ..pipelines.base import Base
     from ..pipelines.personalize import Judge, PersonalizeConfig, PersonalizeResult
-    from ..pipelines.stored_hypernetwork import StoredHypernetwork
+    from ..pipelines.predictors.stored_hypernetwork import StoredHypernetwork
 
 # One --seed and one pair of names serve all stages.
 _FINETUNE_SKIPPED = ("seed", "identifier", "class_noun")
@@ -27,10 +27,10 @@ _EXPORT_FLAGS = {"dtype": "lora-dtype"}
 
 def add_personalize(parser: argparse.ArgumentParser) -> None:
     """Flags of `personalize`."""
+    from ..pipelines.drawing.draw import SampleConfig
     from ..pipelines.export import ExportConfig
-    from ..pipelines.finetune import FinetuneConfig
-    from ..pipelines.predict import PredictConfig
-    from ..pipelines.sample import SampleConfig
+    from ..pipelines.polishing.polish import FinetuneConfig
+    from ..pipelines.predictors.predict import PredictConfig
 
     add_reference_flags(parser)
     add_caption_flag(parser)
@@ -59,7 +59,7 @@ def add_personalize(parser: argparse.ArgumentParser) -> None:
 
 def personalize(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Predict, polish, save, export, draw and report."""
-    from ..pipelines.loading import base_family
+    from ..pipelines.diffusers.loading import base_family
     from ..pipelines.personalize import Watch
     from ..pipelines.personalize import personalize as run
 
@@ -86,11 +86,11 @@ def personalize(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
+    from ..pipelines.drawing.draw import SampleConfig
     from ..pipelines.export import ExportConfig
-    from ..pipelines.finetune import FinetuneConfig
     from ..pipelines.personalize import PersonalizeConfig
-    from ..pipelines.predict import PredictConfig
-    from ..pipelines.sample import SampleConfig
+    from ..pipelines.polishing.polish import FinetuneConfig
+    from ..pipelines.predictors.predict import PredictConfig
 
     predict = config_from_flags(PredictConfig, arguments)
     return PersonalizeConfig(
@@ -109,7 +109,7 @@ def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
 
 
 def _hypernetwork(arguments: argparse.Namespace, base: Base, console: Console) -> StoredHypernetwork | None:
-    from ..pipelines.stored_hypernetwork import load_hypernetwork
+    from ..pipelines.predictors.stored_hypernetwork import load_hypernetwork
 
     if arguments.hypernetwork == "none":
         return None
@@ -125,10 +125,10 @@ def _judge(
     arguments: argparse.Namespace, family: str, hypernetwork: StoredHypernetwork | None
 ) -> tuple[Judge | None, str]:
     """Who measures likeness, and what to say about it."""
-    from ..data.detectors import open_detector
-    from ..miniature.judges import JudgeRecognizer
-    from ..pipelines.likeness import NOT_MEASURED, LikenessJudge, independence
-    from ..pipelines.prepare import PrepareConfig
+    from ..faces.detectors import open_detector
+    from ..faces.likeness import NOT_MEASURED, LikenessJudge, independence
+    from ..faces.prepare import PrepareConfig
+    from ..miniature.trial.judges import JudgeRecognizer
 
     recognizer = open_recognizer(arguments, family)
     if recognizer is None:

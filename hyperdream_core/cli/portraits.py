@@ -13,8 +13,8 @@ from .console import Console, Outcome
 from .flags import finite_number, whole_number
 
 if TYPE_CHECKING:
-    from ..miniature.captions import Context
-    from ..miniature.view import View
+    from ..miniature.world.captions import Context
+    from ..miniature.world.view import View
 
 _VIEW = {
     "turn": (-1.0, 1.0, "turn of the head, -1 left to 1 right"),
@@ -53,13 +53,13 @@ def render(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Portraits as PNG files with their captions."""
     import torch
 
-    from ..data.images import save_image
     from ..errors import ConfigError
-    from ..miniature.captions import make_captions
-    from ..miniature.people import random_people
-    from ..miniature.pets import random_pets, render_pets
-    from ..miniature.portrait import render_people
-    from ..miniature.view import random_view
+    from ..miniature.world.captions import make_captions
+    from ..miniature.world.people import random_people
+    from ..miniature.world.pets import random_pets, render_pets
+    from ..miniature.world.portrait import render_people
+    from ..miniature.world.view import random_view
+    from ..pictures.files import save_image
 
     for name, least in (("people", 1), ("contexts", 1), ("size", 32), ("seed", 0)):
         if getattr(arguments, name) < least:
@@ -93,7 +93,7 @@ def _context(arguments: argparse.Namespace, count: int, generator: Any) -> Conte
     import torch
 
     from ..errors import PromptError
-    from ..miniature.captions import ATTRIBUTES, Context, random_context, reference_context
+    from ..miniature.world.captions import ATTRIBUTES, Context, random_context, reference_context
 
     context = (reference_context if arguments.plain else random_context)(count, generator)
     if not arguments.caption:

@@ -11,9 +11,9 @@ from .console import Console, Outcome
 from .flags import add_config_flags, config_from_flags, given_values, whole_number
 
 if TYPE_CHECKING:
-    from ..data.images import Picture
-    from ..data.recognizer import Recognizer
-    from ..pipelines.prepare import PrepareConfig, PreparedReferences
+    from ..faces.prepare import PrepareConfig, PreparedReferences
+    from ..faces.recognizer import Recognizer
+    from ..pictures.files import Picture
 
 # What people are called in prompts; a face detector has nothing to say about anything else.
 _PEOPLE = {"face", "person", "man", "woman", "boy", "girl", "child", "baby"}
@@ -21,7 +21,7 @@ _PEOPLE = {"face", "person", "man", "woman", "boy", "girl", "child", "baby"}
 
 def add_reference_flags(parser: argparse.ArgumentParser) -> None:
     """The pictures of the subject, and how their faces are found."""
-    from ..pipelines.prepare import PrepareConfig
+    from ..faces.prepare import PrepareConfig
 
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path, help="photographs of one subject")
     group = parser.add_argument_group("faces")
@@ -36,8 +36,8 @@ def add_reference_flags(parser: argparse.ArgumentParser) -> None:
 
 def read_pictures(arguments: argparse.Namespace) -> list[Picture]:
     """The pictures of `add_reference_flags`, read before anything that takes longer."""
-    from ..data.images import read_picture
-    from ..pipelines.prepare import PrepareConfig
+    from ..faces.prepare import PrepareConfig
+    from ..pictures.files import read_picture
 
     background = config_from_flags(PrepareConfig, arguments).background
     return [read_picture(path, background) for path in arguments.pictures]
@@ -52,7 +52,7 @@ def prepare_subject(
         ConfigError: no such size.
     """
     from ..errors import ConfigError
-    from ..pipelines.prepare import prepare_references
+    from ..faces.prepare import prepare_references
 
     if size % 8 or not 32 <= size <= 4096:
         raise ConfigError(f"size must be a multiple of 8 from 32 to 4096 px, got {size}")
@@ -65,12 +65,12 @@ def prepare_subject(
 
 def open_recognizer(arguments: argparse.Namespace, family: str = "") -> Recognizer | None:
     """The recogniser that was named; on the miniature its own judge."""
-    from ..data.recognizer import OnnxRecognizer
+    from ..faces.recognizer import OnnxRecognizer
 
     if arguments.recognizer is not None:
         return OnnxRecognizer([arguments.recognizer])
     if family == "miniature":
-        from ..miniature.judges import bundled_recognizer
+        from ..miniature.trial.judges import bundled_recognizer
 
         return bundled_recognizer()
     return None
@@ -78,7 +78,7 @@ def open_recognizer(arguments: argparse.Namespace, family: str = "") -> Recogniz
 
 def _config(arguments: argparse.Namespace, family: str, class_noun: str) -> tuple[PrepareConfig, list[str]]:
     """The settings, with the detector that suits the base where none was named."""
-    from ..pipelines.prepare import PrepareConfig
+    from ..faces.prepare import PrepareConfig
 
     if "detector" in given_values(PrepareConfig, arguments):
         return config_from_flags(PrepareConfig, arguments), []
@@ -104,7 +104,7 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
 
 def prepare(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Crops, numbered previews and a report."""
-    from ..data.images import save_image
+    from ..pictures.files import save_image
 
     results = console.open_results(arguments.out)
     pictures = read_pictures(arguments)

@@ -61,7 +61,7 @@ def check_words(arguments: argparse.Namespace, prompts: Sequence[str], identifie
     Raises:
         PromptError: names the words and all that it knows.
     """
-    from ..miniature.captions import ATTRIBUTES, NOUNS, unknown_words
+    from ..miniature.world.captions import ATTRIBUTES, NOUNS, unknown_words
 
     if family != "miniature" or arguments.allow_unknown_words:
         return

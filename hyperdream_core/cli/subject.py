@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..formats.adapter_file import Identity
-    from ..pipelines.loading import DiffusersBase
-    from ..pipelines.subject_adapters import OneAdapter
+    from ..identity import Identity
+    from ..pipelines.diffusers.loading import DiffusersBase
+    from ..pipelines.drawing.subjects import OneAdapter
 
 
 def add_caption_flag(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def captions_of(arguments: argparse.Namespace, base: DiffusersBase, references: 
             f"caption 'auto' chooses among the words the base was taught, and {base.family.title}'s are not on record; "
             "write what each picture shows, such as --caption 'smiling, at the beach'"
         )
-    from ..miniature.captions import describe_references
+    from ..miniature.world.captions import describe_references
 
     described = describe_references(base, references)
     return tuple({"auto": read, "none": ""}.get(one, one) for one, read in zip(given, described, strict=True))
@@ -76,7 +76,7 @@ def add_base_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Flags of `predict`."""
-    from ..pipelines.predict import PredictConfig
+    from ..pipelines.predictors.predict import PredictConfig
 
     add_reference_flags(parser)
     parser.add_argument(
@@ -90,9 +90,9 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 def predict(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Pictures to an identity file, in one pass."""
     from ..bases import get_base
-    from ..formats.adapter_file import write_identity
-    from ..pipelines.predict import PredictConfig, predict_identity
-    from ..pipelines.stored_hypernetwork import load_hypernetwork
+    from ..formats.identity_file import write_identity
+    from ..pipelines.predictors.predict import PredictConfig, predict_identity
+    from ..pipelines.predictors.stored_hypernetwork import load_hypernetwork
 
     config = config_from_flags(PredictConfig, arguments)
     results = console.open_results(arguments.out.parent)
@@ -109,7 +109,7 @@ def predict(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def add_finetune(parser: argparse.ArgumentParser) -> None:
     """Flags of `finetune`."""
-    from ..pipelines.finetune import FinetuneConfig
+    from ..pipelines.polishing.polish import FinetuneConfig
 
     add_reference_flags(parser)
     add_caption_flag(parser)
@@ -129,10 +129,10 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 
 def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Pictures and perhaps a prediction to a polished identity file; Ctrl-C keeps the best so far."""
-    from ..formats.adapter_file import read_identity, write_identity
-    from ..pipelines.finetune import FinetuneConfig
-    from ..pipelines.finetune import finetune as run
-    from ..pipelines.loading import base_family
+    from ..formats.identity_file import read_identity, write_identity
+    from ..pipelines.diffusers.loading import base_family
+    from ..pipelines.polishing.polish import FinetuneConfig
+    from ..pipelines.polishing.polish import finetune as run
 
     config = config_from_flags(FinetuneConfig, arguments)
     results = console.open_results(arguments.out.parent)
@@ -163,7 +163,7 @@ def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def add_sample(parser: argparse.ArgumentParser) -> None:
     """Flags of `sample`."""
-    from ..pipelines.sample import SampleConfig
+    from ..pipelines.drawing.draw import SampleConfig
 
     parser.add_argument(
         "--identity", type=Path, metavar="FILE", help="identity or LoRA of the subject (default: the base alone)"
@@ -187,12 +187,12 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
 
 def sample(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Prompts to PNG files, with an identity, a LoRA or the base alone."""
-    from ..data.images import save_image
     from ..errors import ConfigError
-    from ..pipelines.loading import base_family
-    from ..pipelines.sample import SampleConfig
-    from ..pipelines.sample import sample as run
-    from ..pipelines.subject_adapters import Subject
+    from ..pictures.files import save_image
+    from ..pipelines.diffusers.loading import base_family
+    from ..pipelines.drawing.draw import SampleConfig
+    from ..pipelines.drawing.draw import sample as run
+    from ..pipelines.drawing.subjects import Subject
 
     config = config_from_flags(SampleConfig, arguments)
     if arguments.count < 1:
@@ -233,7 +233,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def export(arguments: argparse.Namespace, console: Console) -> Outcome:
     """An identity file to a LoRA file."""
     from ..errors import OutputError
-    from ..formats.adapter_file import read_identity
+    from ..formats.identity_file import read_identity
     from ..pipelines.export import ExportConfig, export_lora
 
     config = config_from_flags(ExportConfig, arguments)
@@ -252,7 +252,7 @@ def export(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def bundled_hypernetwork() -> Path:
     """The miniature's own predictor."""
-    from ..data.bundled import bundled_weights
+    from ..bundled import bundled_weights
 
     return bundled_weights() / "miniature" / "hypernetwork.safetensors"
 
@@ -261,7 +261,7 @@ def load(arguments: argparse.Namespace) -> DiffusersBase:
     """The base that the flags of `add_base_flags` name."""
     import torch
 
-    from ..pipelines.loading import load_base
+    from ..pipelines.diffusers.loading import load_base
 
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     return load_base(arguments.base, device_named(arguments.device), dtypes[arguments.dtype])
@@ -291,8 +291,8 @@ def device_named(name: str) -> torch.device:
 def _read_adapter(path: Path | None, family: str | None) -> tuple[OneAdapter, str, str]:
     """The adapter in an identity or LoRA file for a base of that family, its identifier and its class noun."""
     from ..errors import BaseMismatchError, FileFormatError
-    from ..formats.adapter_file import read_identity
-    from ..formats.lora_export import read_lora
+    from ..formats.identity_file import read_identity
+    from ..formats.lora_file import read_lora
     from .inspection import header, kind_of
 
     if path is None:
@@ -333,7 +333,7 @@ def _thumbnail(path: Path) -> str:
     import base64
     import io
 
-    from ..data.images import read_image, square_crop, to_pil
+    from ..pictures.files import read_image, square_crop, to_pil
 
     stream = io.BytesIO()
     to_pil(square_crop(read_image(path), 256)).save(stream, format="JPEG", quality=85)

@@ -12,12 +12,12 @@ from .flags import add_config_flags, config_from_flags, given_values
 from .portraits import add_render, render
 
 if TYPE_CHECKING:
-    from ..miniature.recipe import RecipeConfig
+    from ..miniature.recipe.recipe import RecipeConfig
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Flags of `evaluate`."""
-    from ..miniature.evaluation import EvaluateConfig
+    from ..miniature.trial.trial import EvaluateConfig
 
     parser.add_argument(
         "--weights", type=Path, metavar="DIR", help="folder of base, hypernetwork and judges (default: the shipped one)"
@@ -38,8 +38,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(arguments: argparse.Namespace, console: Console) -> Outcome:
     """The trial's table, or its curves."""
-    from ..miniature.evaluation import EvaluateConfig
-    from ..miniature.evaluation import evaluate as run
+    from ..miniature.trial.trial import EvaluateConfig
+    from ..miniature.trial.trial import evaluate as run
 
     if arguments.sweep is not None:
         return _sweep(arguments, console)
@@ -59,11 +59,11 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _sweep(arguments: argparse.Namespace, console: Console) -> Outcome:
-    from ..data.images import save_image
     from ..errors import ConfigError
-    from ..miniature.evaluation import EvaluateConfig
-    from ..miniature.sweep import SWEEP_METHODS
-    from ..miniature.sweep import sweep as run
+    from ..miniature.trial.sweep import SWEEP_METHODS
+    from ..miniature.trial.sweep import sweep as run
+    from ..miniature.trial.trial import EvaluateConfig
+    from ..pictures.files import save_image
 
     if arguments.out is None:
         raise ConfigError("a sweep takes long and makes a picture, and there is no folder for them; add --out DIR")
@@ -80,7 +80,7 @@ def _sweep(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _methods(arguments: argparse.Namespace, default: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    from ..miniature.evaluation import EvaluateConfig
+    from ..miniature.trial.trial import EvaluateConfig
 
     return {} if "methods" in given_values(EvaluateConfig, arguments) else {"methods": default}
 
@@ -99,7 +99,7 @@ def add_miniature(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
-    from ..miniature.recipe import RecipeConfig
+    from ..miniature.recipe.recipe import RecipeConfig
 
     parser.add_argument(
         "--work", type=Path, default=Path("miniature-work"), metavar="DIR",
@@ -118,10 +118,10 @@ def build(arguments: argparse.Namespace, console: Console) -> Outcome:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from ..miniature.evaluation import EvaluateConfig
-    from ..miniature.evaluation import evaluate as run
-    from ..miniature.publish import publish, write_card
-    from ..miniature.recipe import Recipe
+    from ..miniature.recipe.publish import publish, write_card
+    from ..miniature.recipe.recipe import Recipe
+    from ..miniature.trial.trial import EvaluateConfig
+    from ..miniature.trial.trial import evaluate as run
 
     config = _recipe_config(arguments)
     for library in (diffusers_logging, transformers_logging):
@@ -147,7 +147,7 @@ def build(arguments: argparse.Namespace, console: Console) -> Outcome:
 def _recipe_config(arguments: argparse.Namespace) -> RecipeConfig:
     from ..config import config_from_json, config_to_json
     from ..errors import ConfigError
-    from ..miniature.recipe import RecipeConfig, quick
+    from ..miniature.recipe.recipe import RecipeConfig, quick
 
     values: dict[str, Any] = config_to_json(quick() if arguments.quick else RecipeConfig())
     if arguments.config:

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from ..errors import ConfigError
-from ..formats.adapter_file import Identity
-from ..formats.lora_export import LoraMetadata, write_lora
+from ..formats.lora_file import LoraMetadata, write_lora
+from ..identity import Identity
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from ..bases import get_base
 from ..errors import ConfigError, FileFormatError, HyperDreamError, OutputError
-from ..formats.adapter_file import read_identity
 from ..formats.container import read_tensors, write_tensors
 from ..formats.file_names import SUFFIX, check_name
+from ..formats.identity_file import read_identity
 
 PREVIEW_SUFFIX = ".png"
 PREDICTORS = "predictors"

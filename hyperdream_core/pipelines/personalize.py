@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from ..config import config_to_json
-from ..data.grid import labelled_grid
-from ..data.images import save_image
 from ..errors import BaseMismatchError, Cancelled, ConfigError, ReferenceImageError
-from ..formats.adapter_file import Identity, write_identity
+from ..faces.prepare import PreparedReferences
+from ..formats.identity_file import write_identity
+from ..identity import Identity
+from ..pictures.files import save_image
+from ..pictures.grid import labelled_grid
 from .base import Base
+from .drawing.draw import SampleConfig, sample
+from .drawing.subjects import Adapter, Subject
 from .export import ExportConfig, export_lora
-from .finetune import FinetuneConfig, FinetuneResult, finetune
-from .predict import PredictConfig, neutral_identity, predict_identity
-from .prepare import PreparedReferences
+from .polishing.polish import FinetuneConfig, FinetuneResult, finetune
+from .predictors.predict import PredictConfig, neutral_identity, predict_identity
+from .predictors.stored_hypernetwork import StoredHypernetwork
 from .progress import Progress, no_progress
 from .prompts import insert_identifier, without_identifier
 from .results_folder import ResultsFolder
-from .sample import SampleConfig, sample
-from .stored_hypernetwork import StoredHypernetwork
-from .subject_adapters import Adapter, Subject
 
 Judge = Callable[[Tensor, Tensor], Tensor]
 """Likeness (b,) of pictures (b, 3, h, w) to the subject of references (n, 3, h, w); NaN where it cannot be measured."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from . import native_lora
+from . import lora_reader
 from .host import WebUI
-from .workshop import Workshop
+from .jobs import Workshop
 
 TITLE = "HyperDream"
 
@@ -16,7 +16,7 @@ def register() -> None:
     """Add the tab, the API and the reading of identities; before a reload the host forgets its callbacks."""
     from modules import script_callbacks
 
-    script_callbacks.on_before_ui(native_lora.register)
+    script_callbacks.on_before_ui(lora_reader.register)
     script_callbacks.on_ui_tabs(tabs)
     script_callbacks.on_app_started(add_routes)
 

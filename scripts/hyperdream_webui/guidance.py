@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from hyperdream_core.bases import detect_family
 from hyperdream_core.bases.keys import to_ldm
 from hyperdream_core.errors import BaseMismatchError, ConfigError
-from hyperdream_core.formats.adapter_file import Identity
-from hyperdream_core.pipelines.guide import GuidanceConfig
-from hyperdream_core.pipelines.guided_step import Guidance
+from hyperdream_core.identity import Identity
+from hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
+from hyperdream_core.pipelines.drawing.guided_step import Guidance
+from hyperdream_core.pipelines.drawing.subjects import Subject, resolve
 from hyperdream_core.pipelines.prompts import insert_identifier, names_subject, without_identifier
-from hyperdream_core.pipelines.subject_adapters import Subject, resolve
 
-from .shelf import STOCK
+from .lora_folder import STOCK
 
 PRESETS = ("hybrid", "mix", "blend", "base-null", "plain")
 OWN = -1.0

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hyperdream_core.ops.noise import to_t
-from hyperdream_core.pipelines.guided_step import NULL, PROMPT, GuidedStep, Key, Part
-from hyperdream_core.pipelines.live_parts import live_parts
+from hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
+from hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, GuidedStep, Key, Part
 
 from .guidance import JOINED_PROMPTS, Guided, of_one_length
 

@@ -8,7 +8,7 @@ from hyperdream_core.errors import ConfigError, HyperDreamError
 
 from .guidance import NOBODY, OWN, PRESETS, Dials, Guided, guided, pasted
 from .host import is_forge, sentence
-from .shelf import Shelf
+from .lora_folder import Shelf
 
 
 class GuidanceAccordion:

@@ -148,9 +148,9 @@ class WebUI:
         Raises:
             ConfigError, BaseMismatchError: its state or kind cannot be trained upon; says why and what to do.
         """
-        from . import loaded_forge, loaded_model
+        from . import a1111_base, forge_base
 
-        return loaded_forge.loaded_base() if is_forge() else loaded_model.loaded_base()
+        return forge_base.loaded_base() if is_forge() else a1111_base.loaded_base()
 
     def draw(self, prompt: str, seed: int, size: int, steps: int) -> tuple[Image.Image, str]:
         """A picture by the host's own txt2img, with its infotext; nothing is saved."""

@@ -23,7 +23,7 @@ from PIL import Image
 
 from hyperdream_core.errors import ConfigError, HyperDreamError
 
-from .workshop import CHECKPOINT, FaceChoice, Order, Workshop
+from .jobs import CHECKPOINT, FaceChoice, Order, Workshop
 
 PREFIX = "/hyperdream/v1"
 _LARGEST_PICTURE = 64_000_000

@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from hyperdream_core.data.detectors import DetectorName
-from hyperdream_core.data.faces import FaceOrder
 from hyperdream_core.errors import HyperDreamError
+from hyperdream_core.faces.detectors import DetectorName
+from hyperdream_core.faces.face import FaceOrder
 
-from . import page
+from . import html
 from .host import sentence
-from .workshop import CHECKPOINT, MINIATURE, FaceChoice, Order, Workshop
+from .jobs import CHECKPOINT, MINIATURE, FaceChoice, Order, Workshop
 
 _WHERE = {"the loaded checkpoint": CHECKPOINT, "the miniature (to try it; 64 px)": MINIATURE}
 
@@ -21,13 +21,13 @@ _WHERE = {"the loaded checkpoint": CHECKPOINT, "the miniature (to try it; 64 px)
 def build_tab(workshop: Workshop) -> gr.Blocks:
     """The tab of a workshop; one for each call."""
     with gr.Blocks(analytics_enabled=False) as tab, gr.Column(elem_id="hyperdream_tab"):
-        gr.HTML(page.STYLE + page.INTRO)
+        gr.HTML(html.STYLE + html.INTRO)
         with gr.Tabs():
             with gr.TabItem("Create"):
                 created = _create_panel(workshop)
             with gr.TabItem("Library") as library:
                 cards, chosen = _library_panel(workshop)
-        show = {"fn": lambda: page.cards(workshop.shelf), "inputs": [], "outputs": [cards]}
+        show = {"fn": lambda: html.cards(workshop.shelf), "inputs": [], "outputs": [cards]}
         library.select(**show)
         created.change(fn=lambda name: name, inputs=[created], outputs=[chosen])
         tab.load(**show)
@@ -70,8 +70,8 @@ def _create_panel(workshop: Workshop) -> Any:
         try:
             pictures, text = workshop.look(paths_of(dropped), _face_choice(chosen), _WHERE[where])
         except HyperDreamError as error:
-            return gr.update(value=None, visible=False), page.refused(sentence(error))
-        return gr.update(value=pictures, visible=True), page.said(text)
+            return gr.update(value=None, visible=False), html.refused(sentence(error))
+        return gr.update(value=pictures, visible=True), html.said(text)
 
     def job(task: str, dropped: Any, *values: Any) -> tuple[Any, ...]:
         count = len(choice)
@@ -79,10 +79,10 @@ def _create_panel(workshop: Workshop) -> Any:
             order = _order(paths_of(dropped or []), _face_choice(values[:count]), values[count:])
             made = workshop.webui.with_models(lambda: workshop.create(order))
         except HyperDreamError as error:
-            return None, "", page.refused(sentence(error)), "", "", "", ""
-        bars = page.likeness_bars(made.likeness_before, made.likeness)
+            return None, "", html.refused(sentence(error)), "", "", "", ""
+        bars = html.likeness_bars(made.likeness_before, made.likeness)
         note = "" if made.prompt else "\nthe miniature's people are drawn in this tab only"
-        text = page.said(f"kept as {made.name}\n{made.report}{note}")
+        text = html.said(f"kept as {made.name}\n{made.report}{note}")
         return made.grid, bars, text, made.prompt, made.infotext, made.name, ""
 
     looked = {"fn": look, "inputs": [files, settings[1], *choice], "outputs": [faces, report]}
@@ -95,10 +95,10 @@ def _create_panel(workshop: Workshop) -> Any:
         inputs=[task, files, *choice, *settings],
         outputs=outputs,
         show_progress=False,
-        **script(page.START),
+        **script(html.START),
     )
     stop.click(fn=workshop.webui.interrupt, inputs=[], outputs=[])
-    send.click(fn=None, inputs=[prompt], outputs=[], **script(page.TO_TXT2IMG))
+    send.click(fn=None, inputs=[prompt], outputs=[], **script(html.TO_TXT2IMG))
     return created
 
 
@@ -191,12 +191,12 @@ def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
         def run(name: str, *values: Any) -> tuple[Any, ...]:
             try:
                 if not name:
-                    return page.cards(shelf), name, page.said("")
+                    return html.cards(shelf), name, html.said("")
                 name, text = action(name, *values)
                 workshop.webui.refresh_networks()
             except HyperDreamError as error:
-                return page.cards(shelf), name, page.refused(sentence(error))
-            return page.cards(shelf), name, page.said(text)
+                return html.cards(shelf), name, html.refused(sentence(error))
+            return html.cards(shelf), name, html.said(text)
 
         return run
 
@@ -217,10 +217,10 @@ def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
 
     after = [cards, chosen, message]
     rename.click(fn=done(renamed), inputs=[chosen, new_name], outputs=after)
-    delete.click(fn=done(deleted), inputs=[chosen], outputs=after, **script(page.CONFIRM_DELETE))
+    delete.click(fn=done(deleted), inputs=[chosen], outputs=after, **script(html.CONFIRM_DELETE))
     export.click(fn=done(exported), inputs=[chosen], outputs=after)
     blend.click(fn=done(blended), inputs=[chosen, other, share, blend_name], outputs=after)
-    refresh.click(fn=lambda: page.cards(shelf), inputs=[], outputs=[cards])
+    refresh.click(fn=lambda: html.cards(shelf), inputs=[], outputs=[cards])
     for component in (chosen, strength):
         component.change(fn=prompt_of, inputs=[chosen, strength], outputs=[prompt])
     names = {
@@ -229,7 +229,7 @@ def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
         "outputs": [other],
     }
     chosen.change(**names)
-    send.click(fn=None, inputs=[prompt], outputs=[], **script(page.TO_TXT2IMG))
+    send.click(fn=None, inputs=[prompt], outputs=[], **script(html.TO_TXT2IMG))
     return cards, chosen
 
 

@@ -13,7 +13,7 @@ from hyperdream_core.cli import main
 
 # torch and diffusers are imported where they are needed: half of these tests are about not loading them.
 if TYPE_CHECKING:
-    from hyperdream_core.formats.adapter_file import Identity
+    from hyperdream_core.identity import Identity
 
 TOKENIZER = Path(__file__).parents[2] / "weights" / "miniature" / "base" / "tokenizer"
 
@@ -65,7 +65,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from hyperdream_core.bases import get_base
-    from hyperdream_core.miniature.base import SCHEDULE, new_unet
+    from hyperdream_core.miniature.recipe.base_training import SCHEDULE, new_unet
 
     folder = tmp_path_factory.mktemp("base")
     family = get_base("miniature")
@@ -93,7 +93,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
-    from hyperdream_core.pipelines.stored_hypernetwork import save_hypernetwork
+    from hyperdream_core.pipelines.predictors.stored_hypernetwork import save_hypernetwork
 
     path = tmp_path_factory.mktemp("predictor") / "hypernetwork.safetensors"
     with torch.random.fork_rng():
@@ -108,7 +108,7 @@ def random_identity(family: str = "miniature") -> Identity:
     import torch
 
     from hyperdream_core.bases import get_base
-    from hyperdream_core.formats.adapter_file import Identity
+    from hyperdream_core.identity import Identity
     from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes
 
     generator = torch.Generator().manual_seed(3)
@@ -127,7 +127,7 @@ def identity_of() -> Callable[[str], Identity]:
 
 @pytest.fixture
 def identity(tmp_path: Path) -> Path:
-    from hyperdream_core.formats.adapter_file import write_identity
+    from hyperdream_core.formats.identity_file import write_identity
 
     write_identity(tmp_path / "sofia.safetensors", random_identity())
     return tmp_path / "sofia.safetensors"

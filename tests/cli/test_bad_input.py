@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hyperdream_core.formats.adapter_file import Identity, write_identity
+from hyperdream_core.formats.identity_file import write_identity
+from hyperdream_core.identity import Identity
 
 
 def png_header(width: int, height: int) -> bytes:

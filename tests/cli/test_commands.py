@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from hyperdream_core.cli.console import Console
-from hyperdream_core.formats.adapter_file import Identity, read_identity
-from hyperdream_core.formats.lora_export import read_lora
-from hyperdream_core.miniature.captions import ATTRIBUTES
+from hyperdream_core.formats.identity_file import read_identity
+from hyperdream_core.formats.lora_file import read_lora
+from hyperdream_core.identity import Identity
+from hyperdream_core.miniature.world.captions import ATTRIBUTES
 
 TINY = ("--size", "32", "--device", "cpu")
 POLISH = ("--finetune-steps", "2", "--rank", "2", "--finetune-batch", "1", "--crops", "0", "--caption", "none")
@@ -123,7 +124,8 @@ def test_sample_mixes_base_and_adapter(
 def test_a_sweep_writes_table_figures_and_picture(
     run: Callable, refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hyperdream_core.miniature import evaluation, sweep
+    from hyperdream_core.miniature.trial import sweep
+    from hyperdream_core.miniature.trial import trial as evaluation
 
     def fake(config: evaluation.EvaluateConfig, curves: list[str], *_: object) -> sweep.SweepReport:
         figures = {"curves": curves, "methods": list(config.methods), "people": config.people}
@@ -154,7 +156,7 @@ def test_a_disk_that_fills_up_does_not_lose_the_result(
     refused: Callable, picture: Path, predictor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hyperdream_core.errors import OutputError
-    from hyperdream_core.formats import adapter_file
+    from hyperdream_core.formats import identity_file as adapter_file
 
     written = adapter_file.write_identity
 
@@ -200,7 +202,7 @@ def test_render_obeys_the_dials_of_the_view(run: Callable, refused: Callable, tm
 def test_evaluate_prints_the_table_and_keeps_the_figures(
     run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hyperdream_core.miniature import evaluation
+    from hyperdream_core.miniature.trial import trial as evaluation
 
     def evaluate(config: evaluation.EvaluateConfig, *_: object, **__: object) -> evaluation.EvaluationReport:
         return evaluation.EvaluationReport((), "| method |", {"rows": {}, "people": config.people})
@@ -214,7 +216,7 @@ def test_evaluate_prints_the_table_and_keeps_the_figures(
 def test_build_takes_toy_sizes_a_file_and_flags_in_that_order(tmp_path: Path) -> None:
     from hyperdream_core.cli.entry import build_parser
     from hyperdream_core.cli.world import _recipe_config
-    from hyperdream_core.miniature.recipe import quick
+    from hyperdream_core.miniature.recipe.recipe import quick
 
     (tmp_path / "recipe.json").write_text('{"pets": 5, "contexts": 3, "base": {"steps": 9}}')
     words = ["miniature", "build", "--quick", "--config", str(tmp_path / "recipe.json"), "--contexts", "4"]
@@ -224,7 +226,7 @@ def test_build_takes_toy_sizes_a_file_and_flags_in_that_order(tmp_path: Path) ->
 
 
 def test_a_stopped_build_says_how_to_go_on(run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyperdream_core.miniature import publish
+    from hyperdream_core.miniature.recipe import publish
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

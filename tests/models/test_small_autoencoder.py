@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hyperdream_core.data.bundled import bundled_weights
+from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.models.small_autoencoder import LikeDiffusers, SmallAutoencoder
-from hyperdream_core.pipelines.loading import load_vae
+from hyperdream_core.pipelines.diffusers.loading import load_vae
 
 
 def test_it_does_what_diffusers_does_at_any_size() -> None:

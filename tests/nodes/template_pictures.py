@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.comfyui_server import Graph, Server, running_comfyui
-from hyperdream_core.data.grid import PAPER, labelled_grid
-from hyperdream_core.data.images import read_image, save_image
-from hyperdream_core.miniature.captions import reference_context
-from hyperdream_core.miniature.people import random_people
-from hyperdream_core.miniature.portrait import render_people
-from hyperdream_core.miniature.view import random_view
+from hyperdream_core.miniature.world.captions import reference_context
+from hyperdream_core.miniature.world.people import random_people
+from hyperdream_core.miniature.world.portrait import render_people
+from hyperdream_core.miniature.world.view import random_view
+from hyperdream_core.pictures.files import read_image, save_image
+from hyperdream_core.pictures.grid import PAPER, labelled_grid
 
 from .conftest import ROOT
 from .templates import template_graph

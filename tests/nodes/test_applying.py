@@ -85,14 +85,14 @@ def test_settings_that_contradict_each_other_are_refused(host: Host, miniature: 
 
 
 def test_the_wrong_family_is_one_sentence(host: Host, miniature: Any, identity: Any) -> None:
-    core = host.core("pipelines.fresh_adapters")
+    core = host.core("pipelines.polishing.trainable_adapters")
     foreign = core.without_effect(host.core("bases").get_base("sd15"), [None], ("attention", 5, 7))
     with pytest.raises(host.core("errors").BaseMismatchError, match="made for 'sd15', but the model is 'miniature'"):
         applied(host, miniature, foreign)
 
 
 def test_text_layers_reach_the_text_encoder(host: Host, miniature: Any, identity: Any) -> None:
-    lowrank, adapters = host.core("ops.lowrank"), host.core("pipelines.fresh_adapters")
+    lowrank, adapters = host.core("ops.lowrank"), host.core("pipelines.polishing.trainable_adapters")
     family = host.core("bases").get_base("miniature")
     like = adapters.without_effect(family, [None], ("attention+geglu+text", 5, 7))
     generator = torch.Generator().manual_seed(3)

@@ -120,7 +120,7 @@ def test_paths_of_extra_model_paths_are_honoured(host: Host, identity: Any, tmp_
 def test_an_export_is_a_stock_lora_where_the_loader_looks(host: Host, identity: Any, miniature: Any) -> None:
     tensors, path = host.run("ExportLora", identity=identity, name="sofia", model=miniature[0])
     assert Path(path) == host.folder / "output" / "loras" / "hyperdream" / "sofia.safetensors"
-    family, pairs = host.core("formats.lora_export").read_lora(Path(path))
+    family, pairs = host.core("formats.lora_file").read_lora(Path(path))
     assert family == "miniature" and set(pairs) == set(identity.coefficients)
     assert len(tensors) == 3 * len(pairs) and all(key.startswith("lora_unet_") for key in tensors)
     for name, pair in identity.expand().items():
@@ -128,7 +128,7 @@ def test_an_export_is_a_stock_lora_where_the_loader_looks(host: Host, identity: 
 
 
 def test_an_export_for_another_family_is_refused(host: Host, miniature: Any) -> None:
-    foreign = host.core("pipelines.fresh_adapters").without_effect(
+    foreign = host.core("pipelines.polishing.trainable_adapters").without_effect(
         host.core("bases").get_base("sd15"), [None], ("attention", 5, 7)
     )
     with pytest.raises(host.core("errors").BaseMismatchError, match="its LoRA would do nothing there"):
@@ -146,7 +146,7 @@ def test_a_blend_lies_between_two_people(host: Host, identity: Any) -> None:
 
 
 def test_people_for_different_checkpoints_do_not_blend(host: Host, identity: Any) -> None:
-    foreign = host.core("pipelines.fresh_adapters").without_effect(
+    foreign = host.core("pipelines.polishing.trainable_adapters").without_effect(
         host.core("bases").get_base("sd15"), [None], ("attention", 50, 100)
     )
     for share in (0.0, 0.5):

@@ -207,7 +207,7 @@ def test_a_lora_file_stands_in_for_an_identity(
 ) -> None:
     folder = tmp_path / "models" / "loras"
     folder.mkdir(parents=True)
-    write = host.core("formats.lora_export").write_lora
+    write = host.core("formats.lora_file").write_lora
     pairs = identity.expand()
     for dialect in ("kohya", "diffusers"):
         write(folder / f"{dialect}.safetensors", pairs, family="miniature", dialect=dialect, dtype=torch.float32)
@@ -311,7 +311,7 @@ def test_settings_that_cannot_be_are_one_sentence(
 
 def test_foreign_adapters_are_one_sentence(host: Host, miniature: Any, identity: Any, tmp_path: Path) -> None:
     errors, container = host.core("errors"), host.core("formats.container")
-    like = host.core("pipelines.fresh_adapters")
+    like = host.core("pipelines.polishing.trainable_adapters")
     foreign = like.without_effect(host.core("bases").get_base("sd15"), [None], ("attention", 5, 7))
     with pytest.raises(errors.BaseMismatchError, match="made for 'sd15', but the base is 'miniature'"):
         guided(host, miniature, identity=foreign)

@@ -59,9 +59,9 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
 
 
 def test_it_does_what_the_core_does_on_the_same_base(host: Host, miniature: Any, faces: Any) -> None:
-    from hyperdream_core.miniature.captions import describe_references
-    from hyperdream_core.pipelines.finetune import FinetuneConfig, finetune
-    from hyperdream_core.pipelines.loading import load_base
+    from hyperdream_core.miniature.world.captions import describe_references
+    from hyperdream_core.pipelines.diffusers.loading import load_base
+    from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
 
     base, pictures = load_base(), faces.at(64)
     # Where nobody says what the picture shows, both let the miniature read it off.
@@ -201,7 +201,7 @@ def test_what_is_preserved_and_how_many_samples_pass_at_once_are_the_cores_setti
 
 def test_bad_input_is_one_sentence(host: Host, miniature: Any, faces: Any) -> None:
     errors = host.core("errors")
-    foreign = host.core("pipelines.fresh_adapters").without_effect(
+    foreign = host.core("pipelines.polishing.trainable_adapters").without_effect(
         host.core("bases").get_base("sd15"), [None], ("attention", 5, 7)
     )
     with pytest.raises(errors.BaseMismatchError, match="made for 'sd15', but the model is 'miniature'"):

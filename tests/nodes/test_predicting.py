@@ -17,7 +17,7 @@ from .conftest import ROOT, Host
 
 @pytest.fixture(scope="module")
 def base(loaded_pack: Any) -> Any:
-    from hyperdream_core.pipelines.loading import load_base
+    from hyperdream_core.pipelines.diffusers.loading import load_base
 
     return load_base()
 
@@ -78,10 +78,10 @@ def test_a_damaged_miniature_is_one_sentence(host: Host, monkeypatch: pytest.Mon
 
 
 def test_a_node_predicts_what_the_core_predicts(host: Host, identity: Any, portrait: Tensor) -> None:
-    from hyperdream_core.data.bundled import bundled_weights
-    from hyperdream_core.data.images import square_crop
-    from hyperdream_core.pipelines.predict import predict_identity
-    from hyperdream_core.pipelines.stored_hypernetwork import load_hypernetwork
+    from hyperdream_core.bundled import bundled_weights
+    from hyperdream_core.pictures.files import square_crop
+    from hyperdream_core.pipelines.predictors.predict import predict_identity
+    from hyperdream_core.pipelines.predictors.stored_hypernetwork import load_hypernetwork
 
     network = load_hypernetwork(bundled_weights() / "miniature" / "hypernetwork.safetensors").network
     wanted = predict_identity(network, square_crop(portrait[0].movedim(-1, 0), 64)[None])

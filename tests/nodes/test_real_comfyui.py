@@ -21,7 +21,7 @@ import torch
 from benchmarks.comfyui_server import Graph, Server, node, running_comfyui
 from benchmarks.random_bases import whole_base
 from hyperdream_core.bases import get_base
-from hyperdream_core.pipelines.single_file_export import write_single_file
+from hyperdream_core.pipelines.diffusers.single_file_export import write_single_file
 
 from .conftest import ROOT
 from .templates import template_graph

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.comfyui_server import Graph, Server, node, running_comfyui
+from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.cli import main
-from hyperdream_core.data.bundled import bundled_weights
-from hyperdream_core.formats.adapter_file import read_identity, write_identity
-from hyperdream_core.pipelines.loading import load_base
-from hyperdream_core.pipelines.samplers import new_scheduler
+from hyperdream_core.formats.identity_file import read_identity, write_identity
+from hyperdream_core.pipelines.diffusers.loading import load_base
+from hyperdream_core.pipelines.drawing.samplers import new_scheduler
 
 from .conftest import ROOT
 from .test_real_comfyui import COMFYUI, NOT_REQUIRED, PYTHON, applied, base_picture, drawing, personal

@@ -9,10 +9,8 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hyperdream_core.bases import get_base
-from hyperdream_core.formats.adapter_file import Identity
-from hyperdream_core.miniature.base import SCHEDULE, new_unet
-from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes, fresh_coefficients
-from hyperdream_core.pipelines.loading import DiffusersBase, alphas_cumprod_of
+from hyperdream_core.miniature.recipe.base_training import SCHEDULE, new_unet
+from hyperdream_core.pipelines.diffusers.loading import DiffusersBase, alphas_cumprod_of
 
 TOKENIZER = Path(__file__).parents[2] / "weights" / "miniature" / "base" / "tokenizer"
 
@@ -68,20 +66,3 @@ def base() -> DiffusersBase:
 def references() -> torch.Tensor:
     """Two pictures (2, 3, 32, 32) of nobody."""
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
-
-
-def make_identity(family: str, target_set: str = "attention", rank: int = 1, scale: float = 0.0) -> Identity:
-    """A random identity; at scale 0 it changes nothing."""
-    generator = torch.Generator().manual_seed(3)
-    coefficients = {}
-    for layer in get_base(family).layers(target_set):
-        p, a = basis_sizes(layer.in_features, layer.out_features)
-        fresh = fresh_coefficients(p, a, rank, generator)
-        up = scale * torch.randn(a, rank, generator=generator)
-        coefficients[layer.name] = LidbCoefficients(fresh.down, up)
-    return Identity(family=family, target_set=target_set, rank=rank, coefficients=coefficients)
-
-
-@pytest.fixture
-def fresh_identity() -> Callable[..., Identity]:
-    return make_identity

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hyperdream_core.errors import ConfigError
-from hyperdream_core.formats.adapter_file import Identity
 from hyperdream_core.formats.container import read_tensors
-from hyperdream_core.formats.lora_export import read_lora
+from hyperdream_core.formats.lora_file import read_lora
+from hyperdream_core.identity import Identity
 from hyperdream_core.ops.lowrank import delta
 from hyperdream_core.pipelines.export import ExportConfig, export_lora
 

@@ -13,7 +13,7 @@ import torch
 
 from hyperdream_core import errors
 from hyperdream_core.bases import get_base
-from hyperdream_core.formats import adapter_file
+from hyperdream_core.formats import identity_file as adapter_file
 from hyperdream_core.formats.file_names import check_name
 from hyperdream_core.ops import lidb
 from hyperdream_core.pipelines.library import Library

@@ -19,19 +19,19 @@ from hyperdream_core.errors import (
     PromptError,
     ReferenceImageError,
 )
-from hyperdream_core.formats.adapter_file import read_identity
-from hyperdream_core.formats.lora_export import read_lora
+from hyperdream_core.faces.prepare import PreparedReferences
+from hyperdream_core.formats.identity_file import read_identity
+from hyperdream_core.formats.lora_file import read_lora
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
-from hyperdream_core.pipelines.finetune import FinetuneConfig
-from hyperdream_core.pipelines.loading import DiffusersBase
+from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.drawing.draw import SampleConfig, sample
+from hyperdream_core.pipelines.drawing.subjects import Subject
 from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize
-from hyperdream_core.pipelines.predict import neutral_identity, predict_identity
-from hyperdream_core.pipelines.prepare import PreparedReferences
+from hyperdream_core.pipelines.polishing.polish import FinetuneConfig
+from hyperdream_core.pipelines.predictors.predict import neutral_identity, predict_identity
+from hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork
 from hyperdream_core.pipelines.progress import Progress
 from hyperdream_core.pipelines.results_folder import ResultsFolder
-from hyperdream_core.pipelines.sample import SampleConfig, sample
-from hyperdream_core.pipelines.stored_hypernetwork import StoredHypernetwork
-from hyperdream_core.pipelines.subject_adapters import Subject
 
 CONFIG = PersonalizeConfig(
     prompts=("a [V] face", "a [V] face, sad"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hyperdream_core.bases import get_base
 from hyperdream_core.bases.keys import to_ldm
-from hyperdream_core.formats.adapter_file import Identity
+from hyperdream_core.identity import Identity
 from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes, fresh_coefficients
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 import pytest
 
 from benchmarks.webui_server import Install, Server, running_webui
-from hyperdream_core.data.bundled import bundled_examples
+from hyperdream_core.bundled import bundled_examples
 
 PORTRAIT = base64.b64encode((bundled_examples() / "portrait.png").read_bytes()).decode()
 ORDER = {

@@ -208,7 +208,7 @@ def test_nothing_stays_hooked(host: SimpleNamespace) -> None:
 def accordion(host: SimpleNamespace, a1111: SimpleNamespace, tmp_path: Any) -> SimpleNamespace:
     """A script as the host makes one, with an identity on its shelf, and a job."""
     from hyperdream_webui.guidance_script import GuidanceAccordion
-    from hyperdream_webui.shelf import Shelf
+    from hyperdream_webui.lora_folder import Shelf
 
     script = GuidanceAccordion()
     script.shelf = Shelf(tmp_path / "lora", tmp_path / "own")

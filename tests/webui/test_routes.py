@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hyperdream_webui.shelf import Shelf
-from hyperdream_webui.workshop import Created, FaceChoice, Order
+from hyperdream_webui.jobs import Created, FaceChoice, Order
+from hyperdream_webui.lora_folder import Shelf
 from PIL import Image
 
-from hyperdream_core.data.bundled import bundled_examples
+from hyperdream_core.bundled import bundled_examples
 
 from .conftest import make_identity
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hyperdream_webui import page
-from hyperdream_webui.shelf import Shelf
-from hyperdream_webui.workshop import Created, Order
+from hyperdream_webui import html as page
+from hyperdream_webui.jobs import Created, Order
+from hyperdream_webui.lora_folder import Shelf
 from PIL import Image
 
 from hyperdream_core.errors import ConfigError

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hyperdream_webui.shelf import Shelf
-from hyperdream_webui.workshop import Created, Order
+from hyperdream_webui.jobs import Created, Order
+from hyperdream_webui.lora_folder import Shelf
 from PIL import Image
 
-from hyperdream_core.data.bundled import bundled_examples
+from hyperdream_core.bundled import bundled_examples
 from hyperdream_core.errors import ConfigError
 
 from .conftest import idle_host, make_identity

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperdream_core.data.bundled import bundled_weights
+from hyperdream_core.bundled import bundled_weights
 
 
 class SD1Tokenizer:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hyperdream_core.bases import get_base
-from hyperdream_core.pipelines.single_file_export import unet_to_ldm
+from hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm
 
 
 class UNetModel(nn.Module):

@@ -1,1 +1,0 @@
-"""Images, faces and subjects as training samples and references."""

@@ -1,0 +1,1 @@
+"""Faces: finding, judging, choosing and aligning them, and measuring likeness."""

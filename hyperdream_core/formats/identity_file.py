@@ -1,0 +1,190 @@
+"""Identity files: the LiDB coefficients of one subject, under 100 KB at rank 1.
+
+A file holds coefficients only; the bases are drawn again from the recipe that its metadata names. Two layouts:
+
+- `layers`: per layer `<kohya name>.lidb_down` (r, p) and `.lidb_up` (a, r), so that a host can match single keys.
+- `stacked`: per size `lidb_down_<p>` (layers, r, p) and `lidb_up_<a>` (layers, a, r), layers in the family's order.
+  The header, half of a file in the first layout, shrinks to about a kilobyte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bases import BASES, TARGET_SETS, Layer, get_base
+from ..bases.keys import to_kohya
+from ..errors import BaseMismatchError, ConfigError, FileFormatError, HyperDreamError
+from ..identity import Identity, coefficient_shapes
+from ..ops import lidb
+from ..ops.lidb import LidbCoefficients
+from .container import read_container, read_tensors, write_container
+from .facts import Facts
+
+KIND = "hyperdream-identity"
+NEWEST_VERSION = 1
+LAYOUTS = ("layers", "stacked")
+
+
+def write_identity(
+    path: Path | str, identity: Identity, dtype: torch.dtype = torch.float16, layout: str | None = None
+) -> None:
+    """Write an identity file, atomically.
+
+    Args:
+        path: of the file; its folder exists.
+        identity: what to write.
+        dtype: of the stored coefficients.
+        layout: `layers` or `stacked`; left out, `layers` for 16 bit numbers, the form to share and to drop into a
+            host's LoRA folder, and `stacked` for wider ones, the form to keep.
+
+    Raises:
+        OutputError: the folder cannot be written, the disk is full, or a number is not finite in `dtype`.
+    """
+    if layout is None:
+        layout = "layers" if dtype in (torch.float16, torch.bfloat16) else "stacked"
+    if layout not in LAYOUTS:
+        raise ConfigError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
+    family = get_base(identity.family)
+    metadata = {
+        "family": identity.family,
+        "target_set": identity.target_set,
+        "layers_digest": family.layers_digest(identity.target_set),
+        "rank": str(identity.rank),
+        "down_dim": str(identity.down_dim),
+        "up_dim": str(identity.up_dim),
+        "basis_recipe": lidb.BASIS_RECIPE,
+        "basis_digest": _basis_digest(identity.family, identity.target_set, identity.down_dim, identity.up_dim),
+        "layout": layout,
+        "identifier": identity.identifier,
+        "class_noun": identity.class_noun,
+        "made_by": json.dumps(dict(identity.made_by), sort_keys=True, ensure_ascii=False),
+    }
+    names = _entries(identity.family, identity.layers, identity.rank, identity.down_dim, identity.up_dim, layout)
+    tensors = {}
+    for key, (members, _) in names.items():
+        side = "down" if "lidb_down" in key else "up"
+        stack = torch.stack([getattr(identity.coefficients[name], side) for name in members])
+        tensors[key] = (stack if layout == "stacked" else stack[0]).to(dtype)
+    write_container(path, KIND, NEWEST_VERSION, metadata, tensors)
+
+
+def read_identity(path: Path | str, family: str | None = None) -> Identity:
+    """The identity in a file, as float32.
+
+    Args:
+        path: of the file.
+        family: of the base it is wanted for; left out, any known family will do.
+
+    Raises:
+        FileFormatError: damaged, altered, hostile, newer, or not an identity.
+        BaseMismatchError: made for another base family than `family`, or for other layers or another basis.
+    """
+    path = Path(path)
+    metadata, tensors = read_container(path, KIND, NEWEST_VERSION)
+    facts = Facts(path, metadata)
+    made_for = facts.one_of("family", BASES)
+    if family is not None and made_for != family:
+        raise BaseMismatchError(
+            f"{path.name}: was made for {made_for!r}, but the base is {family!r}. Load a checkpoint of "
+            f"{get_base(made_for).title}."
+        )
+    target_set, layout = facts.one_of("target_set", TARGET_SETS), facts.one_of("layout", LAYOUTS)
+    rank, down_dim, up_dim = (facts.whole_number(key) for key in ("rank", "down_dim", "up_dim"))
+    base = get_base(made_for)
+    facts.check_digest("layers_digest", base.layers_digest(target_set), "list of layers")
+    facts.check_digest("basis_digest", _basis_digest(made_for, target_set, down_dim, up_dim), "auxiliary basis")
+    layers = base.layers(target_set)
+    entries = _entries(made_for, layers, rank, down_dim, up_dim, layout)
+    _check_tensors(path, tensors, {key: shape for key, (_, shape) in entries.items()})
+    parts: dict[str, dict[str, Tensor]] = {layer.name: {} for layer in layers}
+    for key, (members, _) in entries.items():
+        side = "down" if "lidb_down" in key else "up"
+        stack = tensors[key].float()
+        for name, tensor in zip(members, stack if layout == "stacked" else [stack], strict=True):
+            parts[name][side] = tensor
+    return Identity(
+        family=made_for,
+        target_set=target_set,
+        rank=rank,
+        down_dim=down_dim,
+        up_dim=up_dim,
+        coefficients={name: LidbCoefficients(**sides) for name, sides in parts.items()},
+        identifier=facts.text("identifier"),
+        class_noun=facts.text("class_noun"),
+        made_by=facts.facts("made_by"),
+    )
+
+
+def inspect_identity(path: Path | str) -> dict[str, Any]:
+    """What a file says about itself; for a refused file `readable` is False and `problem` says why."""
+    path = Path(path)
+    report: dict[str, Any] = {"file": str(path), "readable": True, "problem": None}
+    try:
+        report["bytes"] = path.stat().st_size
+        report["metadata"] = read_tensors(path)[0]
+        identity = read_identity(path)
+    except HyperDreamError as error:
+        return report | {"readable": False, "problem": str(error)}
+    except OSError as error:
+        return report | {"readable": False, "problem": f"{path}: cannot be opened ({error.strerror}). Check the path."}
+    norms = [lidb.core_distance(c, lidb.scale(c, 0.0)).item() for c in identity.coefficients.values()]
+    return report | {
+        "family": identity.family,
+        "target_set": identity.target_set,
+        "layers": len(identity.coefficients),
+        "rank": identity.rank,
+        "down_dim": identity.down_dim,
+        "up_dim": identity.up_dim,
+        "numbers": sum(c.down.numel() + c.up.numel() for c in identity.coefficients.values()),
+        "identifier": identity.identifier,
+        "class_noun": identity.class_noun,
+        "made_by": dict(identity.made_by),
+        "delta_norm": sum(norms) ** 0.5,
+    }
+
+
+def _entries(
+    family: str, layers: Iterable[Layer], rank: int, down_dim: int, up_dim: int, layout: str
+) -> dict[str, tuple[list[str], tuple[int, ...]]]:
+    """Tensor name -> the layers whose coefficients it holds, and its shape."""
+    members: dict[str, list[str]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
+    for layer in layers:
+        down, up = coefficient_shapes(layer, rank, down_dim, up_dim)
+        kohya = to_kohya(layer.name, get_base(family))
+        stacked = f"lidb_down_{down[1]}", f"lidb_up_{up[0]}"
+        keys = stacked if layout == "stacked" else (f"{kohya}.lidb_down", f"{kohya}.lidb_up")
+        for key, shape in zip(keys, (down, up), strict=True):
+            members.setdefault(key, []).append(layer.name)
+            shapes[key] = shape
+    if layout == "layers":
+        return {key: (names, shapes[key]) for key, names in members.items()}
+    return {key: (names, (len(names), *shapes[key])) for key, names in members.items()}
+
+
+def _basis_digest(family: str, target_set: str, down_dim: int, up_dim: int) -> str:
+    return lidb.basis_digest(family, get_base(family).layers(target_set), down_dim, up_dim)
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name in [*tensors, *shapes]:
+        if name not in shapes:
+            raise FileFormatError(
+                path, f"holds {name!r}, which no identity of its kind has. Update HyperDream, or get the file again."
+            )
+        if name not in tensors:
+            raise FileFormatError(
+                path, f"lacks {name!r}, one of {len(shapes)} tensors that its metadata promises. Get the file again."
+            )
+        if tuple(tensors[name].shape) != shapes[name]:
+            raise FileFormatError(
+                path,
+                f"{name!r} has shape {tuple(tensors[name].shape)}, but its metadata needs {shapes[name]}. Get the file "
+                "again.",
+            )

@@ -1,0 +1,99 @@
+"""The pictures a miniature is trained on: many subjects, each in several contexts, kept as bytes on disk.
+
+Which people exist is decided by a seed, so that the base, the judges and the evaluation never share one:
+`SEEDS` names them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...bases.miniature import MINIATURE
+from ..world.captions import Context, random_context, reference_context
+from ..world.people import People, random_people
+from ..world.pets import Pets, random_pets, render_pets
+from ..world.portrait import render_people
+from ..world.view import View, random_view
+
+SEEDS = {"base": 1, "judges": 2, "validation": 3, "test": 999}
+"""Seeds of the disjoint populations: trained on, judged by, tuned on, reported on."""
+
+CHUNK = 32
+"""Pictures rendered at a time; more does not fit the cache."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Pictures of one kind of subject and what is in them."""
+
+    pictures: np.ndarray  # (subjects, contexts, 3, size, size) uint8, memory-mapped
+    subjects: People | Pets
+    context: Context  # (subjects * contexts,) indices
+
+    @property
+    def contexts(self) -> int:
+        """Pictures of each subject."""
+        return int(self.pictures.shape[1])
+
+    def take(self, subject: Tensor, context: Tensor) -> Tensor:
+        """Pictures (b, 3, size, size), 0..1, of subjects (b,) in their contexts (b,)."""
+        chosen = self.pictures[subject.numpy(), context.numpy()]
+        return torch.from_numpy(chosen).float() / 255.0
+
+
+def build_corpus(
+    path: Path,
+    noun: str,
+    subjects: int,
+    contexts: int,
+    seed: int,
+    *,
+    references: bool = False,
+    size: int = MINIATURE.picture_size,
+    progress: Any = None,
+) -> Corpus:
+    """Render a corpus into `path` (.npy), or open the one that is there.
+
+    Args:
+        path: file of the pictures; a half-finished one carries the suffix .part and is rendered anew.
+        noun: "face" or "pet".
+        subjects, contexts: how many, and pictures of each.
+        seed: decides the subjects, the contexts and the views.
+        references: draw plain reference photographs instead of any context.
+        size: px.
+        progress: called with (done, total) pictures.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    people = random_people(subjects, generator) if noun == "face" else random_pets(subjects, generator)
+    total = subjects * contexts
+    generator.manual_seed(seed * 7919 + (13 if references else 0))
+    context = (reference_context if references else random_context)(total, generator)
+    view = random_view(total, generator)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        shape = (subjects, contexts, 3, size, size)
+        pictures = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        flat = pictures.reshape(total, 3, size, size)
+        for start in range(0, total, CHUNK):
+            rows = torch.arange(start, min(start + CHUNK, total))
+            rendered = _render(people, context, view, rows, contexts, size)
+            flat[start : start + CHUNK] = (rendered * 255.0 + 0.5).byte().numpy()
+            if progress is not None:
+                progress(start, total)
+        pictures.flush()
+        part.rename(path)
+    return Corpus(np.load(path, mmap_mode="r"), people, context)
+
+
+def _render(subjects: People | Pets, context: Context, view: View, rows: Tensor, contexts: int, size: int) -> Tensor:
+    chosen_view = type(view)(**{name: value[rows] for name, value in vars(view).items()})
+    if isinstance(subjects, People):
+        return render_people(subjects[rows // contexts], context[rows], chosen_view, size)
+    return render_pets(subjects[rows // contexts], context[rows], chosen_view, size)

@@ -1,0 +1,1 @@
+"""The miniature's trial: judges, methods on unseen people, tables and guidance curves."""

@@ -1,0 +1,1 @@
+"""Drawing: guidance over base and subjects, samplers, and the pictures."""

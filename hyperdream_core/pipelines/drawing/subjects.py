@@ -1,0 +1,188 @@
+"""Whose adapters draw a picture, and when: one or several over noise bands, in the whole picture or in a mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...bases import BaseFamily
+from ...errors import BaseMismatchError, ConfigError
+from ...identity import Identity
+from ...ops.bands import check_cover, first_components, owner, rank_at
+from ...ops.lowrank import LoraPair, canonicalize
+from .guidance_config import GuidanceConfig
+
+Pairs = Mapping[str, LoraPair]
+
+OneAdapter = Identity | Pairs | None
+"""An identity, pairs shared by all pictures or one per picture (leading axis), such as of any LoRA file, or nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterBand:
+    """An adapter that acts at noise levels [start, end); None there is the base."""
+
+    start: float
+    end: float
+    adapter: OneAdapter
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subject:
+    """One subject of a picture."""
+
+    adapter: OneAdapter = None
+    """at all noise levels of the configuration's `active`; or `bands`"""
+    bands: Sequence[AdapterBand] = ()
+    """several adapters, each in its own band; they cover 0 to 1 exactly once"""
+    identifier: str = ""
+    """word that the base is not asked for; empty takes an identity's own, else `sks`"""
+    neutral: OneAdapter = None
+    """the adapter of a neutral reference, for guidance 'reference-null'"""
+    mask: Tensor | None = None
+    """(h, w) in 0..1, at the pictures' size: where the subject is; None is everywhere"""
+
+
+Adapter = OneAdapter | Subject | Sequence[Subject]
+"""What to draw with."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedSubject:
+    """A subject's adapters as checked pairs."""
+
+    edges: tuple[tuple[float, float], ...]
+    pairs: tuple[Pairs, ...]
+    """of each band"""
+    neutral: Pairs
+    identifier: str
+    mask: Tensor | None
+    rank_share: float
+
+    def band(self, t: float) -> int:
+        """Which of the adapters acts at `t`."""
+        return owner(self.edges, t)
+
+    def unet_pairs(self, t: float) -> Pairs:
+        """Of the layers that act at each step, as far as their rank is not masked at `t`."""
+        pairs = _part(self.pairs[self.band(t)], is_text=False)
+        if self.rank_share == 1:
+            return pairs
+        counts = {name: rank_at(t, pair.rank, math.ceil(self.rank_share * pair.rank)) for name, pair in pairs.items()}
+        return {name: first_components(pair, counts[name]) for name, pair in pairs.items() if counts[name]}
+
+    def text_pairs(self, t: float) -> Pairs:
+        """Of the text encoders; these act once, at full rank."""
+        return _part(self.pairs[self.band(t)], is_text=True)
+
+    def rows(self, rows: slice) -> ResolvedSubject:
+        """The same of some of the pictures."""
+        return replace(self, pairs=tuple(_rows(one, rows) for one in self.pairs), neutral=_rows(self.neutral, rows))
+
+
+def resolve(family: BaseFamily, adapter: Adapter, config: GuidanceConfig, pictures: int) -> list[ResolvedSubject]:
+    """The subjects to draw with, checked; at strength 0 their adapters are empty.
+
+    Raises:
+        BaseMismatchError: an identity made for another base family.
+        ConfigError: adapters for another number of pictures, bands with gaps or overlaps, several subjects without
+            masks, or no neutral adapter where guidance needs one.
+    """
+    if adapter is None:
+        return []
+    if isinstance(adapter, Subject):
+        subjects = [adapter]
+    elif isinstance(adapter, (Identity, Mapping)):
+        subjects = [Subject(adapter=adapter)]
+    else:
+        subjects = list(adapter)
+    if len(subjects) > 1 and any(subject.mask is None for subject in subjects):
+        raise ConfigError(
+            f"{len(subjects)} subjects need a mask each, so that each has its place; give every one a mask"
+        )
+    return [_resolved(family, subject, config, pictures) for subject in subjects]
+
+
+def fitted_masks(masks: Sequence[Tensor], size: tuple[int, int], latents: tuple[int, int]) -> Tensor:
+    """Masks (s, h, w) at the latents' size, of masks at the pictures' size (height, width), averaged.
+
+    Raises:
+        ConfigError: a mask of another size, with values outside 0..1, or masks that overlap.
+    """
+    for number, mask in enumerate(masks, start=1):
+        if tuple(mask.shape) != size:
+            raise ConfigError(
+                f"mask {number} of {len(masks)} has the shape {tuple(mask.shape)}, expected {size}, the pictures' "
+                "height and width in px; resize it"
+            )
+        if not bool(((mask >= 0) & (mask <= 1)).all()):
+            raise ConfigError(f"mask {number} of {len(masks)} has values outside 0..1; scale it")
+    small = torch.nn.functional.adaptive_avg_pool2d(torch.stack([mask.float() for mask in masks]), latents)
+    if float(small.sum(0).max()) > 1 + 1e-4:
+        raise ConfigError(
+            f"the {len(masks)} masks overlap: together they reach {float(small.sum(0).max()):.2f}, expected 1 at most; "
+            "draw them apart"
+        )
+    return small
+
+
+def _resolved(family: BaseFamily, subject: Subject, config: GuidanceConfig, pictures: int) -> ResolvedSubject:
+    bands = list(subject.bands)
+    if bands and (subject.adapter is not None or tuple(config.active) != (0, 1)):
+        raise ConfigError("adapters over bands leave no room for another adapter or for 'active'; give one of them")
+    if not bands:
+        start, end = config.active
+        bands = [AdapterBand(start, end, subject.adapter)]
+        bands += [AdapterBand(*gap, None) for gap in ((0.0, start), (end, 1.0)) if gap[0] < gap[1]]
+    edges = tuple((band.start, band.end) for band in bands)
+    check_cover(edges)
+    pairs = [_checked_pairs(family, band.adapter, pictures) for band in bands]
+    if config.strength == 0:
+        pairs = [{} for _ in pairs]
+    if config.rank_share < 1:
+        pairs = [{name: canonicalize(pair) for name, pair in one.items()} for one in pairs]
+    if config.guidance == "reference-null" and subject.neutral is None and any(pairs):
+        raise ConfigError(
+            "guidance 'reference-null' leads away from a neutral reference's adapter, and there is none; predict one "
+            "from a plain grey picture and give it, or use guidance 'plain'"
+        )
+    named = [band.adapter.identifier for band in bands if isinstance(band.adapter, Identity)]
+    return ResolvedSubject(
+        edges,
+        tuple(pairs),
+        _checked_pairs(family, subject.neutral, pictures),
+        subject.identifier or (named[0] if named else "sks"),
+        subject.mask,
+        config.rank_share,
+    )
+
+
+def _checked_pairs(family: BaseFamily, adapter: OneAdapter, pictures: int) -> Pairs:
+    if isinstance(adapter, Identity):
+        if adapter.family != family.name:
+            raise BaseMismatchError(
+                f"the identity was made for {adapter.family!r}, but the base is {family.name!r}; load a base of "
+                f"{adapter.family!r}"
+            )
+        return adapter.expand()
+    for name, pair in (adapter or {}).items():
+        if pair.down.dim() == 3 and pair.down.shape[0] != pictures:
+            raise ConfigError(
+                f"layer {name!r} has adapters for {pair.down.shape[0]} pictures, but there are {pictures} prompts; "
+                "give one for each, or one for all"
+            )
+    return adapter or {}
+
+
+def _part(pairs: Pairs, is_text: bool) -> Pairs:
+    return {name: pair for name, pair in pairs.items() if name.startswith("text_encoder") == is_text}
+
+
+def _rows(pairs: Pairs, rows: slice) -> Pairs:
+    return {
+        name: LoraPair(pair.down[rows], pair.up[rows]) if pair.down.dim() == 3 else pair for name, pair in pairs.items()
+    }

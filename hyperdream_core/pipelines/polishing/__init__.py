@@ -1,0 +1,1 @@
+"""Polishing: rank-relaxed finetuning of an identity on its subject's pictures."""

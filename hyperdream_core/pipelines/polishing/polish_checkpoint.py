@@ -1,0 +1,106 @@
+"""The state of a finetuning run as a file, so that a stopped job goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...config import config_to_json
+from ...errors import ConfigError
+from ...formats.container import read_container, write_container
+from ...identity import Identity
+
+if TYPE_CHECKING:
+    from .polish import _Run
+
+_KIND = "hyperdream-finetune-checkpoint"
+_VERSION = 1
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class FinetuneCheckpoint:
+    """A checkpoint file of one job, or nothing at all if `path` is None."""
+
+    path: Path | None
+    job: str
+
+    def save(self, run: _Run, step: int) -> None:
+        """Write the state after `step` steps.
+
+        Raises:
+            OutputError: the folder cannot be written or the disk is full.
+        """
+        if self.path is None:
+            return
+        tensors: dict[str, Tensor] = {
+            "step": torch.tensor([float(step)]),
+            "losses": torch.stack(run.losses).cpu(),
+            # Infinity, before the first look at the held-out crop, is not a number that files keep.
+            "best_loss": run.best_loss.clamp(max=torch.finfo(torch.float32).max),
+            "looks_since": torch.tensor([float(run.looks_since)]),
+        }
+        for index, parameter in enumerate(run.adapters.parameters()):
+            tensors[f"parameter.{index}"] = parameter.detach()
+            for name in _MOMENTS:
+                tensors[f"{name}.{index}"] = run.optimizer.state[parameter][name]
+            if run.best:
+                tensors[f"best.{index}"] = run.best[index]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_container(self.path, _KIND, _VERSION, {"job": self.job}, tensors)
+
+    @torch.no_grad()
+    def load(self, run: _Run) -> int:
+        """Put the saved state into the run and return its step; 0 if there is no file.
+
+        Raises:
+            FileFormatError: the file is damaged or no checkpoint.
+            ConfigError: it belongs to another job.
+        """
+        if self.path is None or not self.path.exists():
+            return 0
+        metadata, tensors = read_container(self.path, _KIND, _VERSION)
+        if metadata.get("job") != self.job:
+            raise ConfigError(
+                f"{self.path.name} is the checkpoint of another job: other pictures, start or settings. Name another "
+                "file, or remove it to begin anew"
+            )
+        step = int(tensors["step"])
+        for index, parameter in enumerate(run.adapters.parameters()):
+            parameter.copy_(tensors[f"parameter.{index}"])
+            state: dict[str, Any] = {name: tensors[f"{name}.{index}"].to(parameter) for name in _MOMENTS}
+            run.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **state}
+        run.best = [
+            tensors[f"best.{index}"].to(parameter)
+            for index, parameter in enumerate(run.adapters.parameters())
+            if f"best.{index}" in tensors
+        ]
+        run.losses[:] = list(tensors["losses"].to(run.adapters.parameters()[0].device))
+        run.best_loss, run.looks_since = tensors["best_loss"], int(tensors["looks_since"])
+        return step
+
+    def remove(self) -> None:
+        """The job is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def job_digest(config: Any, subjects: Sequence[tuple[Tensor, Sequence[str]]], starts: Sequence[Identity | None]) -> str:
+    """SHA-256 (hex) of everything that decides what a job computes, but for the base."""
+    digest = hashlib.sha256(json.dumps(config_to_json(config), sort_keys=True).encode())
+    for pictures, captions in subjects:
+        digest.update(pictures.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(json.dumps(list(captions)).encode())
+    for start in starts:
+        digest.update(b"start" if start is not None else b"none")
+        for coefficients in start.coefficients.values() if start is not None else ():
+            digest.update(coefficients.down.contiguous().numpy().tobytes())
+            digest.update(coefficients.up.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Predictors: networks that answer pictures of a subject with an adapter."""

@@ -1,0 +1,97 @@
+"""Hypernetworks to files and back: the configuration in a file's metadata makes the network, its tensors fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...config import config_from_json, config_to_json
+from ...errors import ConfigError, FileFormatError
+from ...formats.predictor_file import HypernetworkFile, read_hypernetwork, write_hypernetwork
+from ...models.hypernetwork import Hypernetwork, HypernetworkConfig
+
+
+@dataclass(frozen=True, eq=False)
+class StoredHypernetwork:
+    """A network and what its file says about it."""
+
+    network: Hypernetwork
+    base_fingerprint: str
+    training: Mapping[str, Any]
+
+
+def save_hypernetwork(
+    path: Path | str,
+    network: Hypernetwork,
+    *,
+    base_fingerprint: str = "",
+    training: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the network as one file, image encoder included.
+
+    Args:
+        path: of the file; replaced atomically.
+        network: to save.
+        base_fingerprint: of the base it was trained on.
+        training: facts, as JSON values.
+        dtype: of the stored tensors; the network's own by default.
+
+    Raises:
+        OutputError: the file cannot be written, or a tensor is not finite.
+    """
+    contents = HypernetworkFile(
+        config=config_to_json(network.config),
+        tensors=_stored_tensors(network),
+        base_fingerprint=base_fingerprint,
+        training=dict(training or {}),
+    )
+    write_hypernetwork(path, contents, dtype)
+
+
+def load_hypernetwork(
+    path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> StoredHypernetwork:
+    """Read a network, ready to predict, on `device` in `dtype`.
+
+    Raises:
+        FileFormatError: the file is damaged or foreign, or its tensors are not those of its configuration.
+        MissingDependencyError: its image encoder needs a package that is not installed.
+    """
+    contents = read_hypernetwork(path)
+    try:
+        config = config_from_json(HypernetworkConfig, contents.config)
+        # Compared without memory first: a few bytes of JSON can ask for any size.
+        with torch.device("meta"):
+            expected = _stored_tensors(Hypernetwork(config))
+    except ConfigError as error:
+        raise FileFormatError(path, f"describes no network that can be built ({error}). Get the file again.") from error
+    _check_tensors(Path(path), contents.tensors, expected)
+    network = Hypernetwork(config).to(device, dtype)
+    network.load_state_dict(contents.tensors, strict=False)
+    return StoredHypernetwork(network.train(False), contents.base_fingerprint, contents.training)
+
+
+def _stored_tensors(network: Hypernetwork) -> dict[str, Tensor]:
+    """All but the integers that some vision transformers keep, position numbers, which are made anew."""
+    return {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+
+
+def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for name in sorted({*found, *expected}):
+        if name not in found or name not in expected:
+            what = "lacks" if name in expected else "has an unknown"
+            raise FileFormatError(
+                path, f"{what} tensor {name!r} for the network of its configuration. It was altered; get it again."
+            )
+        if found[name].shape != expected[name].shape:
+            raise FileFormatError(
+                path,
+                f"tensor {name!r} has the shape {tuple(found[name].shape)}, but its configuration needs "
+                f"{tuple(expected[name].shape)}. It was altered; get it again.",
+            )

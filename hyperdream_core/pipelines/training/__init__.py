@@ -1,0 +1,1 @@
+"""Training of our own networks: the resumable loop, and what predictors learn by."""

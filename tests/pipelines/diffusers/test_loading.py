@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from hyperdream_core.bases import get_base
+from hyperdream_core.errors import BaseMismatchError, ConfigError, FileFormatError, MissingDependencyError
+from hyperdream_core.miniature.recipe.autoencoder import new_autoencoder
+from hyperdream_core.miniature.recipe.base_training import new_text_encoder
+from hyperdream_core.ops.lowrank import LoraPair
+from hyperdream_core.pipelines.diffusers import loading
+from hyperdream_core.pipelines.diffusers.loading import DiffusersBase, base_family, load_base
+from hyperdream_core.pipelines.diffusers.single_file import UNET, unet_config
+from hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm, write_single_file
+
+PROMPTS = ["a sks face, smiling", "a pet"]
+
+
+def outputs(base: DiffusersBase) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 32, 4, 4, generator=generator)
+    with torch.no_grad():
+        conditioning = base.encode_prompt(PROMPTS)
+        predicted = base.predict(latents, torch.tensor([3, 900]), conditioning)
+    pictures = torch.rand(1, 3, 32, 32, generator=generator)
+    return [conditioning.tokens, predicted, base.encode_image(pictures), base.decode_latents(latents)]
+
+
+@pytest.fixture(scope="module")
+def folder(base: DiffusersBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base as `StableDiffusionPipeline.save_pretrained` writes it."""
+    path = tmp_path_factory.mktemp("base")
+    base.unet.save_pretrained(path / "unet")
+    base.vae.save_pretrained(path / "vae")
+    base.text_encoders[0].save_pretrained(path / "text_encoder")
+    base.tokenizers[0].save_pretrained(path / "tokenizer")
+    DDIMScheduler.from_config(dict(base.scheduler_config)).save_pretrained(path / "scheduler")
+    return path
+
+
+@pytest.fixture(scope="module", params=["dc", "kl"])
+def checkpoint(
+    request: pytest.FixtureRequest,
+    make_base: Callable[[int], DiffusersBase],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[DiffusersBase, Path]:
+    """A base with the family's own text encoder and either kind of VAE, and the same as a single file."""
+    random = make_base(2)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        vae = new_autoencoder(torch.rand(16, 3, 32, 32)) if request.param == "dc" else wide_autoencoder()
+        text_encoder = new_text_encoder()
+    whole = replace(random, vae=vae.train(False), text_encoders=(text_encoder.train(False),))
+    path = tmp_path_factory.mktemp("file") / "whole.safetensors"
+    write_single_file(path, whole, torch.float32)
+    return whole, path
+
+
+def wide_autoencoder() -> AutoencoderKL:
+    """Wide enough for groups of 32, as all of ldm's are."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 64),
+        latent_channels=32,
+        scaling_factor=1.0,
+    )
+
+
+def test_a_diffusers_folder_is_loaded_as_it_was_saved(
+    base: DiffusersBase, folder: Path, make_base: Callable[[int], DiffusersBase]
+) -> None:
+    loaded = load_base(folder)
+    assert loaded.family.name == "miniature" and loaded.prediction_type == "v_prediction"
+    for one, other in zip(base.modules(), loaded.modules(), strict=True):
+        weights, others = one.state_dict(), other.state_dict()
+        assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+    for one, other in zip(outputs(base), outputs(loaded), strict=True):
+        torch.testing.assert_close(one, other)
+    assert loaded.fingerprint() == base.fingerprint() != make_base(1).fingerprint()
+    assert not any(p.requires_grad or m.training for m in loaded.modules() for p in m.parameters())
+
+
+def test_a_single_file_gives_the_same_outputs(checkpoint: tuple[DiffusersBase, Path]) -> None:
+    whole, path = checkpoint
+    loaded = load_base(path)
+    assert loaded.family.name == "miniature" and loaded.prediction_type == "v_prediction"
+    for one, other in zip(outputs(whole), outputs(loaded), strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(loaded.alphas_cumprod, whole.alphas_cumprod)
+
+
+def test_half_precision_keeps_the_fingerprint(checkpoint: tuple[DiffusersBase, Path]) -> None:
+    half = load_base(checkpoint[1], dtype=torch.float16)
+    assert half.dtype == torch.float16
+    # A KL autoencoder's activations overflow fp16, the miniature's do not.
+    assert half.vae.dtype == (torch.float32 if isinstance(half.vae, AutoencoderKL) else torch.float16)
+    assert half.fingerprint() == checkpoint[0].fingerprint()
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd2", "sdxl"])
+def test_configurations_of_real_checkpoints_take_their_converted_keys(name: str) -> None:
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    family = get_base(name)
+    shapes: dict[str, tuple[int, ...]] = {f"{UNET}middle_block.1.proj_in.weight": (1,) * (4 if name == "sd15" else 2)}
+    if name == "sdxl":
+        shapes[f"{UNET}label_emb.0.0.weight"] = (1280, 2816)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config(family, shapes))
+    millions = sum(parameter.numel() for parameter in unet.parameters()) // 1_000_000
+    assert millions == {"sd15": 859, "sd2": 865, "sdxl": 2567}[name]  # as published
+    ldm = {UNET + unet_to_ldm(key, family.unet): tensor for key, tensor in unet.state_dict().items()}
+    assert len(ldm) == len(unet.state_dict())
+    converted = convert_ldm_unet_checkpoint(ldm, unet_config(family, shapes))
+    assert all(converted[key] is ldm[UNET + unet_to_ldm(key, family.unet)] for key in unet.state_dict())
+
+
+def test_an_open_clip_encoder_is_split_as_it_was_fused() -> None:
+    from transformers import CLIPTextModelWithProjection
+
+    from hyperdream_core.bases.family import TextEncoderShape
+    from hyperdream_core.pipelines.diffusers.single_file import _load_text_encoder, text_config
+
+    shape = TextEncoderShape(
+        name="text_encoder_2", width=8, layers=2, ldm_prefix="conditioner.embedders.1.model", is_open_clip=True
+    )
+    model = CLIPTextModelWithProjection(text_config(shape, {})).train(False)
+    prefix = f"{shape.ldm_prefix}."
+    state = {name.removeprefix("text_model."): tensor for name, tensor in model.state_dict().items()}
+    fused = {
+        prefix + "positional_embedding": state["embeddings.position_embedding.weight"],
+        prefix + "token_embedding.weight": state["embeddings.token_embedding.weight"],
+        prefix + "text_projection": state["text_projection.weight"].T,
+        prefix + "logit_scale": torch.tensor(1.0),
+    }
+    for end in ("weight", "bias"):
+        fused[f"{prefix}ln_final.{end}"] = state[f"final_layer_norm.{end}"]
+        for index in range(2):
+            theirs, ours = f"{prefix}transformer.resblocks.{index}.", f"encoder.layers.{index}."
+            attention = [state[f"{ours}self_attn.{part}_proj.{end}"] for part in "qkv"]
+            fused[f"{theirs}attn.in_proj_{end}"] = torch.cat(attention)
+            fused[f"{theirs}attn.out_proj.{end}"] = state[f"{ours}self_attn.out_proj.{end}"]
+            for old, new in (("ln_1", "layer_norm1"), ("ln_2", "layer_norm2")):
+                fused[f"{theirs}{old}.{end}"] = state[f"{ours}{new}.{end}"]
+            for old, new in (("c_fc", "fc1"), ("c_proj", "fc2")):
+                fused[f"{theirs}mlp.{old}.{end}"] = state[f"{ours}mlp.{new}.{end}"]
+    loaded = _load_text_encoder(Path("x"), shape, {}, fused)
+    ids = torch.tensor([[5, 6, 49407]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).text_embeds, model(ids).text_embeds)
+
+
+def test_prompts_are_encoded_and_latents_decoded_as_diffusers_does(base: DiffusersBase) -> None:
+    pipeline = StableDiffusionPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoders[0],
+        tokenizer=base.tokenizers[0],
+        unet=base.unet,
+        scheduler=DDIMScheduler.from_config(dict(base.scheduler_config)),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    with torch.no_grad():
+        expected, _ = pipeline.encode_prompt(PROMPTS, torch.device("cpu"), 1, False)
+        torch.testing.assert_close(base.encode_prompt(PROMPTS).tokens, expected)
+        latents = torch.randn(2, 32, 2, 3, generator=torch.Generator().manual_seed(1))
+        pictures = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
+    torch.testing.assert_close(base.decode_latents(latents), pictures.clamp(0, 1))
+    assert base.decode_latents(latents).shape == (2, 3, 16, 24)
+
+
+def test_adapters_reach_unet_and_text_encoder_under_their_canonical_names(base: DiffusersBase) -> None:
+    before = outputs(base)
+
+    def pair(i: int, o: int) -> LoraPair:
+        generator = torch.Generator().manual_seed(i)
+        return LoraPair(torch.randn(2, i, generator=generator), torch.randn(o, 2, generator=generator))
+
+    text = {"text_encoder.text_model.encoder.layers.1.self_attn.q_proj": pair(64, 64)}
+    unet = {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k": pair(64, 128)}
+    with base.adapted(unet):
+        changed = outputs(base)
+    assert torch.equal(changed[0], before[0]) and not torch.equal(changed[1], before[1])
+    with base.adapted(text):
+        assert not torch.equal(outputs(base)[0], before[0])
+    assert all(torch.equal(one, other) for one, other in zip(outputs(base), before, strict=True))
+
+
+def test_a_folder_with_old_weights_only_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "old")
+    vae = tmp_path / "old" / "vae"
+    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "model.bin")
+    with pytest.raises(FileFormatError, match=r"model\.bin: is the only kind of weights.*can run code"):
+        load_base(tmp_path / "old")
+
+
+def test_an_incomplete_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "half")
+    (tmp_path / "half/scheduler/scheduler_config.json").unlink()
+    with pytest.raises(FileFormatError, match="half: is not a complete diffusers folder"):
+        load_base(tmp_path / "half")
+    shutil.rmtree(tmp_path / "half/unet")
+    with pytest.raises(FileFormatError, match="unet: has no weights"):
+        load_base(tmp_path / "half")
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"there is no such base at .*nothing\.safetensors, but 'miniature'"):
+        load_base(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04\x95model", b"PK\x03\x04" + b"0" * 40, b"\xff" * 64])
+def test_what_is_not_safetensors_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"model\.safetensors: "):
+        load_base(file)
+
+
+def test_a_cut_checkpoint_is_refused(checkpoint: tuple[DiffusersBase, Path], tmp_path: Path) -> None:
+    file = tmp_path / "cut.safetensors"
+    file.write_bytes(checkpoint[1].read_bytes()[:-1000])
+    with pytest.raises(FileFormatError, match=r"cut\.safetensors: is not a readable safetensors file"):
+        load_base(file)
+
+
+def test_checkpoints_of_unknown_families_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "flux.safetensors"
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(BaseMismatchError, match=r"flux\.safetensors: the checkpoint has 1 tensors and no attention"):
+        load_base(file)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        ("first_stage_model.", "has no VAE"),
+        ("cond_stage_model.", "has no text encoder 1"),
+        ("model.diffusion_model.out.2.bias", "needs 'conv_out.bias' of shape .32,., but it is missing"),
+    ],
+)
+def test_incomplete_checkpoints_are_refused(
+    checkpoint: tuple[DiffusersBase, Path], tmp_path: Path, dropped: str, words: str
+) -> None:
+    file = tmp_path / "part.safetensors"
+    save_file({k: v for k, v in load_file(checkpoint[1]).items() if not k.startswith(dropped)}, file)
+    with pytest.raises(FileFormatError, match=words):
+        load_base(file)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="pip install diffusers"):
+        load_base()
+
+
+def test_pictures_that_do_not_fit_the_vae_are_refused(base: DiffusersBase) -> None:
+    with pytest.raises(ConfigError, match="32x30 px does not fit the VAE"):
+        base.encode_image(torch.zeros(1, 3, 30, 32))
+
+
+def test_the_bundled_tokenizer_is_clips() -> None:
+    from transformers import CLIPTokenizer
+
+    folder = Path(__file__).parents[3] / "weights" / "miniature" / "base" / "tokenizer"
+    ids = CLIPTokenizer.from_pretrained(folder)("a sks face").input_ids
+    assert ids == [49406, 320, 48136, 1710, 49407]
+
+
+def test_the_family_is_known_before_the_base_is_loaded(tmp_path: Path) -> None:
+    assert base_family().name == "miniature"
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4)}, tmp_path / "odd.safetensors")
+    with pytest.raises(BaseMismatchError, match=r"^odd\.safetensors: the checkpoint has .* none of the known families"):
+        base_family(tmp_path / "odd.safetensors")
+    with pytest.raises(FileFormatError, match="there is no such base at"):
+        base_family(tmp_path / "nothing")

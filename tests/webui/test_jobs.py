@@ -1,0 +1,135 @@
+"""The jobs of the tab on a fake checkpoint: made, kept, drawn, stopped, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hyperdream_webui import a1111_base, jobs
+from hyperdream_webui.host import WebUI
+from hyperdream_webui.jobs import FaceChoice, Order, Workshop
+from PIL import Image
+
+from hyperdream_core.bundled import bundled_examples
+from hyperdream_core.errors import ConfigError, MissingDependencyError
+
+from .conftest import FakeModel, Networks
+
+WHOLE = FaceChoice(detector="already-cropped")
+
+
+class FakeWebUI(WebUI):
+    """The host, whose pictures are plain colours."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self.stop_before = 10**9
+
+    def loaded_base(self) -> Any:
+        return a1111_base.loaded_base()
+
+    def progress(self, label: str) -> Any:
+        report = super().progress(label)
+
+        def progress(step: int, total: int, picture: Any = None) -> None:
+            if step >= self.stop_before:
+                self.interrupt()
+            report(step, total, picture)
+
+        return progress
+
+    def draw(self, prompt: str, seed: int, size: int, steps: int) -> tuple[Image.Image, str]:
+        self.prompts.append(prompt)
+        return Image.new("RGB", (size, size), (seed % 256, len(prompt) % 256, 99)), f"{prompt}\nSteps: {steps}"
+
+
+@pytest.fixture
+def shop(a1111: SimpleNamespace) -> Workshop:
+    torch.manual_seed(0)
+    a1111.shared.sd_model = FakeModel("miniature")
+    return Workshop(FakeWebUI())
+
+
+def order(**more: Any) -> Order:
+    files = [bundled_examples() / "portrait.png"]
+    facts = {"files": files, "faces": WHOLE, "name": "mara", "steps": 3, "batch": 1, "predict": False, "size": 64}
+    return Order(**(facts | more))
+
+
+def test_what_is_made_is_kept_drawn_and_reported(shop: Workshop) -> None:
+    made = shop.create(order(prompts="a [V] face\na face at the beach", seed=5))
+    assert not made.cancelled and "polished for 3 steps" in made.report
+    stem = Path(made.name).stem
+    assert shop.webui.prompts == [
+        "a face", f"a sks face <lora:{stem}:1>", "a face at the beach", f"a sks face at the beach <lora:{stem}:1>",
+    ]  # fmt: skip
+    assert made.infotext.endswith("Steps: 20") and made.grid is not None and made.grid.width > made.grid.height / 2
+    assert shop.shelf.library.preview(made.name) is not None
+
+
+def test_interrupt_keeps_the_best_so_far_and_draws_no_more(shop: Workshop) -> None:
+    shop.webui.stop_before = 2
+    made = shop.create(order(steps=9))
+    assert made.cancelled and "stopped by you" in made.report and made.grid is None
+    assert any(c.up.abs().max() > 0 for c in shop.shelf.read(made.name).coefficients.values())
+    assert shop.webui.prompts == []
+
+
+def test_the_hosts_bar_moves_and_its_lora_page_hears_of_new_files(
+    shop: Workshop, a1111: SimpleNamespace, networks: Networks
+) -> None:
+    shop.create(order(prompts=""))
+    state = a1111.shared.state
+    assert (state.job_count, state.sampling_step, state.sampling_steps, state.textinfo) == (1, 3, 3, "polishing")
+    assert networks.refreshed == 1
+
+
+def test_a_prediction_alone_takes_no_training(shop: Workshop) -> None:
+    made = shop.create(order(predict=True, steps=0, prompts=""))
+    assert made.report.startswith("predicted,") and shop.shelf.read(made.name).family == "miniature"
+
+
+def test_without_a_predictor_the_user_is_told(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workshop, "predictor_for", lambda self, family: None)
+    assert "no predictor for the miniature" in shop.create(order(predict=True, prompts="")).report
+    with pytest.raises(ConfigError, match="nothing would be made"):
+        shop.create(order(predict=True, steps=0))
+
+
+def test_a_predictor_of_another_family_or_a_strange_file_is_passed_over(shop: Workshop) -> None:
+    folder = shop.webui.own_folder / "predictors"
+    folder.mkdir(parents=True)
+    (folder / "strange.safetensors").write_bytes(b"\xff" * 64)
+    assert shop.predictor_for("sd15") is None and shop.predictor_for("miniature") is not None
+
+
+def test_the_miniature_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.miniature_base.cache_clear()
+    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install --no-deps diffusers==0\.32\.2"):
+        jobs.miniature_base()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"files": []}, "there is no photograph"),
+        ({"steps": -1}, "steps must lie in"),
+        ({"size": 100}, "multiple of 64"),
+        ({"on": "moon"}, "'checkpoint' or 'miniature'"),
+        ({"prompts": "a\nb\nc\nd\ne"}, "5 prompts"),
+        ({"name": "../up"}, "cannot be a name"),
+        ({"caption": "a\nb"}, "2 lines for 1 pictures"),
+    ],
+)
+def test_a_wrong_order_is_refused_in_a_sentence(shop: Workshop, wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        shop.create(order(**wrong))
+
+
+def test_looking_says_what_is_seen(shop: Workshop) -> None:
+    previews, report = shop.look([bundled_examples() / "portrait.png"], FaceChoice(), jobs.MINIATURE)
+    assert len(previews) == 1 and "picture 1: face 1 of 1" in report
