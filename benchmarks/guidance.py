@@ -21,17 +21,17 @@ from benchmarks.random_bases import EncodedBase, encoded_base
 from hyperdream_core.bases import get_base
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines.drawing.branches import Branches
-from hyperdream_core.pipelines.drawing.draw import SampleConfig
+from hyperdream_core.pipelines.drawing.draw import DrawConfig
 from hyperdream_core.pipelines.drawing.samplers import initial_noise, new_scheduler
 from hyperdream_core.pipelines.drawing.subjects import resolve
 
 PROMPT = "a sks face, smiling"
 SETTINGS = {
-    "plain": SampleConfig(guidance="plain"),
-    "base": SampleConfig(strength=0.0),
-    "hybrid": SampleConfig(guidance="hybrid", subject_scale=2.0),
-    "blend": SampleConfig(guidance="blend", subject_scale=0.5),
-    "scheduled": SampleConfig(guidance="hybrid", schedule="default"),
+    "plain": DrawConfig(guidance="plain"),
+    "base": DrawConfig(strength=0.0),
+    "hybrid": DrawConfig(guidance="hybrid", subject_scale=2.0),
+    "blend": DrawConfig(guidance="blend", subject_scale=0.5),
+    "scheduled": DrawConfig(guidance="hybrid", schedule="default"),
 }
 
 
@@ -105,7 +105,7 @@ def measure(case: Case) -> None:
         for name, one in kinds.items()
         if name != "scheduled"
     }
-    alone = new_branches(base, case, adapter, SampleConfig(guidance_scale=1.0))
+    alone = new_branches(base, case, adapter, DrawConfig(guidance_scale=1.0))
     steps["two calls"] = lambda: (kinds["base"].predict(latents, timestep), alone.predict(latents, timestep))
     print(f"\n{case.title}: one step, {case.rounds} rounds")
     print_table(take_turns(case, steps, case.rounds))
@@ -139,7 +139,7 @@ def print_table(seconds: dict[str, list[float]]) -> None:
         print(f"{name:10}{1e3 * median(mine):11.1f}{1e3 * min(mine):9.1f}{rounds:9.3f}{ratio:>8}", flush=True)
 
 
-def new_branches(base: EncodedBase, case: Case, adapter: dict[str, LoraPair], config: SampleConfig) -> Branches:
+def new_branches(base: EncodedBase, case: Case, adapter: dict[str, LoraPair], config: DrawConfig) -> Branches:
     subjects = resolve(base.family, adapter, config, case.pictures)
     return Branches(base, [PROMPT] * case.pictures, "", subjects, config)
 

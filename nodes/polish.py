@@ -22,7 +22,7 @@ from ..hyperdream_core.miniature.trial.judges import JudgeRecognizer, bundled_re
 from ..hyperdream_core.miniature.world.captions import describe_references
 from ..hyperdream_core.pictures.curves import Curves, draw_curves
 from ..hyperdream_core.pictures.files import to_pil
-from ..hyperdream_core.pipelines.drawing.few_steps import quick_latents
+from ..hyperdream_core.pipelines.drawing.few_steps import few_steps
 from ..hyperdream_core.pipelines.polishing.polish import FinetuneConfig, FinetuneResult, finetune
 from ..hyperdream_core.pipelines.prompts import captions_of_lines
 from . import host
@@ -190,7 +190,7 @@ class _Watch:
         if not self._decodes and self._look is None:
             return None
         prompts = self._base.encode_prompt(self._prompts)
-        latents = quick_latents(self._base, self._base.latest or self._start, prompts, self._references.shape[-1])
+        latents = few_steps(self._base, self._base.latest or self._start, prompts, self._references.shape[-1])
         if self._look is not None:
             return self._look(latents)
         picture = self._base.decode_latents(latents)

@@ -27,7 +27,7 @@ _EXPORT_FLAGS = {"dtype": "lora-dtype"}
 
 def add_personalize(parser: argparse.ArgumentParser) -> None:
     """Flags of `personalize`."""
-    from ..pipelines.drawing.draw import SampleConfig
+    from ..pipelines.drawing.draw import DrawConfig
     from ..pipelines.export import ExportConfig
     from ..pipelines.polishing.polish import FinetuneConfig
     from ..pipelines.predictors.predict import PredictConfig
@@ -52,7 +52,7 @@ def add_personalize(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser.add_argument_group("prediction"), PredictConfig)
     group = parser.add_argument_group("finetuning")
     add_config_flags(group, FinetuneConfig, _FINETUNE_FLAGS, _FINETUNE_SKIPPED)
-    add_config_flags(parser.add_argument_group("drawing"), SampleConfig, _SAMPLE_FLAGS, ("seed",))
+    add_config_flags(parser.add_argument_group("drawing"), DrawConfig, _SAMPLE_FLAGS, ("seed",))
     group = parser.add_argument_group("LoRA export")
     add_config_flags(group, ExportConfig, _EXPORT_FLAGS, ("strength",))
 
@@ -86,7 +86,7 @@ def personalize(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
-    from ..pipelines.drawing.draw import SampleConfig
+    from ..pipelines.drawing.draw import DrawConfig
     from ..pipelines.export import ExportConfig
     from ..pipelines.personalize import PersonalizeConfig
     from ..pipelines.polishing.polish import FinetuneConfig
@@ -103,7 +103,7 @@ def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
             identifier=predict.identifier,
             class_noun=predict.class_noun,
         ),
-        sample=config_from_flags(SampleConfig, arguments, seed=arguments.seed),
+        sample=config_from_flags(DrawConfig, arguments, seed=arguments.seed),
         export=config_from_flags(ExportConfig, arguments),
     )
 

@@ -163,7 +163,7 @@ def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def add_sample(parser: argparse.ArgumentParser) -> None:
     """Flags of `sample`."""
-    from ..pipelines.drawing.draw import SampleConfig
+    from ..pipelines.drawing.draw import DrawConfig
 
     parser.add_argument(
         "--identity", type=Path, metavar="FILE", help="identity or LoRA of the subject (default: the base alone)"
@@ -182,7 +182,7 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder to write to (default: pictures)"
     )
-    add_config_flags(parser, SampleConfig)
+    add_config_flags(parser, DrawConfig)
 
 
 def sample(arguments: argparse.Namespace, console: Console) -> Outcome:
@@ -190,11 +190,11 @@ def sample(arguments: argparse.Namespace, console: Console) -> Outcome:
     from ..errors import ConfigError
     from ..pictures.files import save_image
     from ..pipelines.diffusers.loading import base_family
-    from ..pipelines.drawing.draw import SampleConfig
-    from ..pipelines.drawing.draw import sample as run
+    from ..pipelines.drawing.draw import DrawConfig
+    from ..pipelines.drawing.draw import draw as run
     from ..pipelines.drawing.subjects import Subject
 
-    config = config_from_flags(SampleConfig, arguments)
+    config = config_from_flags(DrawConfig, arguments)
     if arguments.count < 1:
         raise ConfigError(f"count must be 1 or more, got {arguments.count}")
     results = console.open_results(arguments.out)

@@ -23,7 +23,7 @@ from ..identity import Identity
 from ..pictures.files import save_image
 from ..pictures.grid import labelled_grid
 from .base import Base
-from .drawing.draw import SampleConfig, sample
+from .drawing.draw import DrawConfig, draw
 from .drawing.subjects import Adapter, Subject
 from .export import ExportConfig, export_lora
 from .polishing.polish import FinetuneConfig, FinetuneResult, finetune
@@ -53,7 +53,7 @@ class PersonalizeConfig:
     """Settings of the prediction."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Settings of the polishing."""
-    sample: SampleConfig = field(default_factory=SampleConfig)
+    sample: DrawConfig = field(default_factory=DrawConfig)
     """Settings of the drawing."""
     export: ExportConfig = field(default_factory=ExportConfig)
     """Settings of the LoRA."""
@@ -254,7 +254,7 @@ class _Job:
         with self._timed("sample"):
             for label, (prompts, adapter) in columns.items():
                 with self.watch.stage(f"draw, {label}") as progress:
-                    drawn[label] = sample(self.base, prompts, adapter, config, progress).cpu()
+                    drawn[label] = draw(self.base, prompts, adapter, config, progress).cpu()
         self.pictures = list(drawn.values())[-1]
         if self.watch.judge is not None:
             with self._timed("judge"):

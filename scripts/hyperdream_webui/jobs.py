@@ -33,7 +33,7 @@ from hyperdream_core.miniature.world.captions import describe_references
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pictures.files import Picture, read_picture, to_pil
 from hyperdream_core.pictures.grid import labelled_grid
-from hyperdream_core.pipelines.drawing.few_steps import quick_latents
+from hyperdream_core.pipelines.drawing.few_steps import few_steps
 from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
 from hyperdream_core.pipelines.predictors.predict import PredictConfig, predict_identity
 from hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork, load_hypernetwork
@@ -245,7 +245,7 @@ class Workshop:
             picture = None
             if shows and prompts is not None and step % 10 == 0:
                 with torch.no_grad():
-                    latents = quick_latents(base, base.latest or first, prompts, size)
+                    latents = few_steps(base, base.latest or first, prompts, size)
                     picture = to_pil(base.decode_latents(latents)[0]).resize((256, 256))
             progress(step, total, picture)
 
@@ -373,10 +373,10 @@ class WatchedBase:
 def _miniature_pictures(
     base: Any, identity: Identity, prompt: str, plain: str, order: Order, number: int
 ) -> tuple[Image.Image, Image.Image]:
-    from hyperdream_core.pipelines.drawing.draw import SampleConfig, sample
+    from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 
-    config = SampleConfig(steps=order.draw_steps, seed=order.seed + number)
-    before, after = sample(base, [plain], None, config), sample(base, [prompt], identity, config)
+    config = DrawConfig(steps=order.draw_steps, seed=order.seed + number)
+    before, after = draw(base, [plain], None, config), draw(base, [prompt], identity, config)
     return to_pil(before[0].cpu()), to_pil(after[0].cpu())
 
 

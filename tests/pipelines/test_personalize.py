@@ -24,7 +24,7 @@ from hyperdream_core.formats.identity_file import read_identity
 from hyperdream_core.formats.lora_file import read_lora
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
-from hyperdream_core.pipelines.drawing.draw import SampleConfig, sample
+from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.drawing.subjects import Subject
 from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize
 from hyperdream_core.pipelines.polishing.polish import FinetuneConfig
@@ -37,7 +37,7 @@ CONFIG = PersonalizeConfig(
     prompts=("a [V] face", "a [V] face, sad"),
     name="sofia",
     finetune=FinetuneConfig(steps=2, rank=1, batch=1, crops=0),
-    sample=SampleConfig(steps=1, guidance_scale=1.0),
+    sample=DrawConfig(steps=1, guidance_scale=1.0),
 )
 
 
@@ -194,11 +194,11 @@ def test_what_would_fail_later_is_refused_first(
 def test_guidance_away_from_a_neutral_reference_asks_the_predictor_for_it(
     base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
 ) -> None:
-    away = SampleConfig(steps=1, guidance="reference-null", guidance_scale=2.0)
+    away = DrawConfig(steps=1, guidance="reference-null", guidance_scale=2.0)
     settings = {"finetune": FinetuneConfig(steps=0), "prompts": ("a [V] face",)}
     result = run(base, predictor, references, tmp_path, sample=away, **settings)
     subject = Subject(adapter=result.identity, neutral=neutral_identity(predictor.network, 32))
-    expected = sample(base, ["a sks face"], subject, replace(away, size=32))
+    expected = draw(base, ["a sks face"], subject, replace(away, size=32))
     torch.testing.assert_close(result.pictures, expected)
     with pytest.raises(ConfigError, match="says of a grey picture, and there is no predictor"):
         run(base, None, references, tmp_path, sample=away)

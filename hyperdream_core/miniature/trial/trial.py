@@ -25,7 +25,7 @@ from ...ops.lidb import LidbCoefficients
 from ...ops.lowrank import LoraPair
 from ...pipelines.base import Base
 from ...pipelines.diffusers.loading import load_base
-from ...pipelines.drawing.draw import SampleConfig, sample
+from ...pipelines.drawing.draw import DrawConfig, draw
 from ...pipelines.drawing.guidance_config import GuidanceConfig
 from ...pipelines.drawing.subjects import Subject
 from ...pipelines.polishing.polish import FinetuneConfig, finetune_batch
@@ -241,7 +241,7 @@ def draw_people(trial: Trial, identities: Sequence[Identity | None]) -> Tensor:
     """Pictures (people, prompts, 3, h, w) of every person's prompts, eight people at a time."""
     config, pictures = trial.config, []
     is_base = all(one is None for one in identities)
-    options = _sample_config(config, is_base)
+    options = _draw_config(config, is_base)
     neutral = None
     if config.guidance == "reference-null" and not is_base and trial.hypernetwork is not None:
         neutral = neutral_identity(trial.hypernetwork, trial.references.shape[-1]).expand()
@@ -251,15 +251,15 @@ def draw_people(trial: Trial, identities: Sequence[Identity | None]) -> Tensor:
         seeds = [config.seed * 1_000_000 + row for row in range(rows.start, rows.stop)]
         pairs = _stacked([one for one in part if one is not None], config.prompts)
         subject = Subject(adapter=pairs, identifier=IDENTIFIER, neutral=neutral) if pairs else None
-        pictures.append(sample(trial.base, trial.captions[rows], subject, options, seeds=seeds))
+        pictures.append(draw(trial.base, trial.captions[rows], subject, options, seeds=seeds))
     return torch.cat(pictures).unflatten(0, (config.people, config.prompts))
 
 
-def _sample_config(config: EvaluateConfig, is_base: bool) -> SampleConfig:
+def _draw_config(config: EvaluateConfig, is_base: bool) -> DrawConfig:
     guidance = {field.name: getattr(config, field.name) for field in fields(GuidanceConfig)}
     if is_base:
         guidance = {"guidance_scale": config.guidance_scale}
-    return SampleConfig(steps=config.sample_steps, batch=8 * config.prompts, **guidance)
+    return DrawConfig(steps=config.sample_steps, batch=8 * config.prompts, **guidance)
 
 
 def _stacked(identities: Sequence[Identity], copies: int) -> dict[str, LoraPair]:

@@ -23,7 +23,7 @@ from .subjects import Adapter, ResolvedSubject, fitted_masks, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(GuidanceConfig):
+class DrawConfig(GuidanceConfig):
     """Settings of drawing pictures."""
 
     steps: int = 20
@@ -48,11 +48,11 @@ class SampleConfig(GuidanceConfig):
             raise ConfigError(f"size must be a multiple of 8 px, got {self.size}")
 
 
-def sample(
+def draw(
     base: Base,
     prompts: Sequence[str],
     adapter: Adapter = None,
-    config: SampleConfig | None = None,
+    config: DrawConfig | None = None,
     progress: Progress = no_progress,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
@@ -71,7 +71,7 @@ def sample(
         BaseMismatchError: an identity made for another base family.
         ConfigError: adapters or seeds for another number of pictures; bands or masks that do not fit.
     """
-    config = config or SampleConfig()
+    config = config or DrawConfig()
     seeds = [config.seed + index for index in range(len(prompts))] if seeds is None else seeds
     if len(seeds) != len(prompts):
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one for each")
@@ -95,7 +95,7 @@ def sample(
     return torch.cat(pictures) if pictures else torch.zeros(0, 3, config.size, config.size)
 
 
-def _denoise(base: Base, branches: Branches, latents: Tensor, config: SampleConfig, progress: Any) -> Tensor:
+def _denoise(base: Base, branches: Branches, latents: Tensor, config: DrawConfig, progress: Any) -> Tensor:
     scheduler = new_scheduler(base, config.sampler, config.steps)
     latents = latents * scheduler.init_noise_sigma
     for step, timestep in enumerate(scheduler.timesteps):

@@ -17,7 +17,7 @@ _STEPS = 8
 _GUIDANCE = 3.0
 
 
-def quick_latents(base: Base, pairs: Mapping[str, LoraPair], prompts: Conditioning, size: int) -> Tensor:
+def few_steps(base: Base, pairs: Mapping[str, LoraPair], prompts: Conditioning, size: int) -> Tensor:
     """Latents (1, c, h, w) drawn in a few steps, always from the same noise; prompts are one and the empty one."""
     side = size // base.family.vae_factor
     generator = torch.Generator().manual_seed(0)

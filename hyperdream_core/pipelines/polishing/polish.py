@@ -27,7 +27,7 @@ from .denoising_error import add_gradient, personalized, row_errors
 from .polish_checkpoint import FinetuneCheckpoint, job_digest
 from .preservation import Preserved, draw_preserved
 from .trainable_adapters import FreshAdapters, without_effect
-from .training_pictures import Material, encode_material
+from .training_pictures import TrainingPictures, encode_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ def _finetune_rows(
     with ExitStack() as stack:
         stack.enter_context(frozen(base))
         names = [f"a {who.identifier} {who.class_noun}" for who in (start or like for start in starts)]
-        material = encode_material(
+        material = encode_pictures(
             base, subjects, names, config.crops, config.jitter, config.background_weight, config.seed
         )
         generator = torch.Generator().manual_seed(config.seed)
@@ -251,7 +251,7 @@ def _finetune_rows(
 def _train(
     base: Base,
     run: _Run,
-    material: Material,
+    material: TrainingPictures,
     preserved: Preserved | None,
     config: FinetuneConfig,
     progress: Progress,
@@ -263,7 +263,7 @@ def _train(
     step = saved.load(run)
     while step < config.steps and run.looks_since < config.patience:
         progress(step, config.steps)
-        samples = material.draw(step, config.batch, config.noise_power).samples(base)
+        samples = material.select(step, config.batch, config.noise_power).samples(base)
         losses = add_gradient(base, adapters, material.prompts, samples, scale, at_once)
         if preserved is not None:
             samples = preserved.samples(step, config.preserve_batch)
@@ -288,7 +288,7 @@ def _train(
 
 
 @torch.no_grad()
-def _look(base: Base, run: _Run, material: Material) -> None:
+def _look(base: Base, run: _Run, material: TrainingPictures) -> None:
     """Judge every row on its held-out crop and keep the coefficients of those that have improved."""
     samples = material.holdout.samples(base)
     with personalized(base, run.adapters, material.prompts, samples.each) as conditioning:

@@ -24,7 +24,7 @@ _HOLDOUT_ZOOM = 0.12
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class Selection:
     """The samples of one step."""
 
     latents: Tensor
@@ -34,7 +34,7 @@ class Draw:
     t: Tensor
     """(b,) noise levels, likewise"""
     prompts: Tensor
-    """(rows, b), which of the material's prompts belongs to each"""
+    """(rows, b), which of the prompts belongs to each"""
     weights: Tensor | None
     """(h, w), how much each place counts; None counts all the same"""
 
@@ -52,7 +52,7 @@ class Draw:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class TrainingPictures:
     """Everything encoded that a run over some subjects (rows) trains on."""
 
     latents: Sequence[Tensor]
@@ -61,11 +61,11 @@ class Material:
     """per row, how many of those are pictures"""
     prompts: Prompts
     """one for each of a row's pictures"""
-    holdout: Draw
+    holdout: Selection
     """a crop that is not trained on, at fixed noise"""
     seed: int
 
-    def draw(self, step: int, samples: int, noise_power: float) -> Draw:
+    def select(self, step: int, samples: int, noise_power: float) -> Selection:
         """The samples of a step; they depend on seed and step alone, so that a resumed run goes on as it would have."""
         generator = _generator(self.seed, step)
         # One level from each part of the distribution: a step of few samples still sees all of it.
@@ -76,7 +76,7 @@ class Material:
         picked = [(choice * len(pool)).long() for pool in self.latents]
         latents = [pool[index.to(pool.device)] for pool, index in zip(self.latents, picked, strict=True)]
         prompts = [self._prompt_of(row, index) for row, index in enumerate(picked)]
-        return Draw(torch.stack(latents), noise, t, torch.stack(prompts), self.holdout.weights)
+        return Selection(torch.stack(latents), noise, t, torch.stack(prompts), self.holdout.weights)
 
     def _prompt_of(self, row: int, item: Tensor) -> Tensor:
         """Pools hold a row's n pictures and then the copies of each in turn."""
@@ -87,7 +87,7 @@ class Material:
 
 
 @torch.no_grad()
-def encode_material(
+def encode_pictures(
     base: Base,
     subjects: Sequence[tuple[Tensor, Sequence[str]]],
     names: Sequence[str],
@@ -95,7 +95,7 @@ def encode_material(
     jitter: float,
     background: float,
     seed: int,
-) -> Material:
+) -> TrainingPictures:
     """Encode pictures, copies and prompts.
 
     Args:
@@ -132,9 +132,9 @@ def encode_material(
     noise = torch.randn(len(t), *held_out.shape[1:], generator=generator)
     of_first = torch.arange(0, len(prompts), each)[:, None].expand(-1, len(t))
     weights = _around_the_head(held_out, background) if background != 1 else None
-    holdout = Draw(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t, of_first, weights)
+    holdout = Selection(held_out[:, None].expand(-1, len(t), -1, -1, -1), noise, t, of_first, weights)
     counts = [len(pictures) for pictures in references]
-    return Material(pools, counts, Prompts.encoded(base, prompts, each), holdout, seed)
+    return TrainingPictures(pools, counts, Prompts.encoded(base, prompts, each), holdout, seed)
 
 
 def _around_the_head(latents: Tensor, background: float) -> Tensor:

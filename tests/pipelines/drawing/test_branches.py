@@ -16,15 +16,15 @@ from hyperdream_core.identity import Identity
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines.base import Conditioning
 from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
-from hyperdream_core.pipelines.drawing.draw import SampleConfig, sample
+from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.drawing.subjects import Adapter, AdapterBand, Subject
 
 PROMPT, NOUN = "a sks face, sad", "a face, sad"
 TINY: dict[str, Any] = {"steps": 2, "size": 32}
 
 
-def config(**changes: Any) -> SampleConfig:
-    return SampleConfig(**{**TINY, **changes})
+def config(**changes: Any) -> DrawConfig:
+    return DrawConfig(**{**TINY, **changes})
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def counted(base: DiffusersBase) -> Iterator[tuple[DiffusersBase, list[int], lis
 
 def one_step(base: DiffusersBase, prompt: str, adapter: Adapter, **changes: Any) -> Tensor:
     """The base's own prediction in the first step: guidance 1, and a sampler of one step to the clean latents."""
-    return sample(base, [prompt], adapter, config(steps=1, sampler="ddim", guidance_scale=1.0, **changes))
+    return draw(base, [prompt], adapter, config(steps=1, sampler="ddim", guidance_scale=1.0, **changes))
 
 
 @pytest.mark.parametrize("change", [{"base_scale": 1.0, "subject_scale": 1.0}, {"null_strength": 1.0}])
@@ -62,13 +62,13 @@ def test_neutral_dials_are_plain_guidance_bit_for_bit(
     scale = change.get("base_scale", 2.5)
     hybrid = config(guidance="hybrid", guidance_scale=2.5, **change)
     plain = config(guidance="plain", guidance_scale=scale)
-    assert torch.equal(sample(base, [PROMPT] * 2, identity, hybrid), sample(base, [PROMPT] * 2, identity, plain))
+    assert torch.equal(draw(base, [PROMPT] * 2, identity, hybrid), draw(base, [PROMPT] * 2, identity, plain))
 
 
 def test_a_blend_of_all_the_subject_is_plain_guidance_bit_for_bit(base: DiffusersBase, identity: Identity) -> None:
     blend = config(guidance="blend", base_scale=5.0, subject_scale=1.0, guidance_scale=2.5)
     plain = config(guidance="plain", guidance_scale=2.5)
-    assert torch.equal(sample(base, [PROMPT], identity, blend), sample(base, [PROMPT], identity, plain))
+    assert torch.equal(draw(base, [PROMPT], identity, blend), draw(base, [PROMPT], identity, plain))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_a_blend_of_all_the_subject_is_plain_guidance_bit_for_bit(base: Diffuser
 def test_a_subject_scale_of_zero_is_the_base_bit_for_bit(
     base: DiffusersBase, identity: Identity, change: dict[str, Any]
 ) -> None:
-    drawn = sample(base, [PROMPT] * 2, identity, config(base_scale=2.5, **change))
-    assert torch.equal(drawn, sample(base, [NOUN] * 2, None, config(guidance_scale=2.5)))
+    drawn = draw(base, [PROMPT] * 2, identity, config(base_scale=2.5, **change))
+    assert torch.equal(drawn, draw(base, [NOUN] * 2, None, config(guidance_scale=2.5)))
 
 
 def test_each_branch_is_the_prediction_of_its_own_model(
@@ -129,7 +129,7 @@ def test_a_step_is_one_call_and_nothing_extra_is_evaluated(
     base: DiffusersBase, identity: Identity, change: dict[str, Any], each: list[int]
 ) -> None:
     with counted(base) as (watched, calls, prompts):
-        sample(watched, [PROMPT] * 2, identity, config(**change))
+        draw(watched, [PROMPT] * 2, identity, config(**change))
     assert calls == [2 * count for count in each]
     # Every text is encoded once.
     assert len(prompts) == 2 * len(set(prompts))
@@ -137,30 +137,30 @@ def test_a_step_is_one_call_and_nothing_extra_is_evaluated(
 
 def test_the_base_is_asked_for_the_class_noun_only(base: DiffusersBase, identity: Identity) -> None:
     with counted(base) as (watched, _, prompts):
-        sample(watched, [PROMPT], identity, config(guidance="hybrid", subject_scale=2.0))
+        draw(watched, [PROMPT], identity, config(guidance="hybrid", subject_scale=2.0))
     assert set(prompts) == {"", NOUN, PROMPT}
 
 
 def test_a_neutral_reference_has_its_own_row(base: DiffusersBase, identity: Identity) -> None:
     neutral = replace(identity.scaled(-0.7), rank=identity.rank)
     away = config(guidance="reference-null", guidance_scale=2.0, steps=1, sampler="ddim")
-    drawn = sample(base, [PROMPT, NOUN], Subject(adapter=identity, neutral=neutral), away)
+    drawn = draw(base, [PROMPT, NOUN], Subject(adapter=identity, neutral=neutral), away)
     stacked = {
         name: LoraPair(pair.down.repeat(2, 1, 1), pair.up.repeat(2, 1, 1)) for name, pair in identity.expand().items()
     }
     torch.testing.assert_close(
-        sample(base, [PROMPT, NOUN], Subject(adapter=stacked, neutral=neutral), away), drawn, rtol=1e-3, atol=1e-4
+        draw(base, [PROMPT, NOUN], Subject(adapter=stacked, neutral=neutral), away), drawn, rtol=1e-3, atol=1e-4
     )
     # At guidance 0 only the branch that guidance leads away from is left.
     nobody = replace(away, guidance_scale=0.0)
     torch.testing.assert_close(
-        sample(base, [PROMPT], Subject(adapter=identity, neutral=neutral), nobody),
+        draw(base, [PROMPT], Subject(adapter=identity, neutral=neutral), nobody),
         one_step(base, "", neutral),
         rtol=1e-4,
         atol=1e-5,
     )
     with pytest.raises(ConfigError, match="neutral reference's adapter, and there is none"):
-        sample(base, [PROMPT], identity, away)
+        draw(base, [PROMPT], identity, away)
 
 
 def test_adapters_take_turns_over_noise(base: DiffusersBase, identity: Identity) -> None:
@@ -170,13 +170,13 @@ def test_adapters_take_turns_over_noise(base: DiffusersBase, identity: Identity)
     torch.testing.assert_close(one_step(base, PROMPT, first), one_step(base, PROMPT, identity))
     swapped = Subject(bands=[AdapterBand(0, 0.7, identity), AdapterBand(0.7, 1, other)])
     torch.testing.assert_close(one_step(base, PROMPT, swapped), one_step(base, PROMPT, other))
-    assert not torch.allclose(sample(base, [PROMPT], first, config()), sample(base, [PROMPT], identity, config()))
+    assert not torch.allclose(draw(base, [PROMPT], first, config()), draw(base, [PROMPT], identity, config()))
     with pytest.raises(ConfigError, match=r"gap at \[0.5, 0.7\)"):
-        sample(base, [PROMPT], Subject(bands=[AdapterBand(0, 0.5, other), AdapterBand(0.7, 1, identity)]), config())
+        draw(base, [PROMPT], Subject(bands=[AdapterBand(0, 0.5, other), AdapterBand(0.7, 1, identity)]), config())
     with pytest.raises(ConfigError, match="overlap"):
-        sample(base, [PROMPT], Subject(bands=[AdapterBand(0, 0.8, other), AdapterBand(0.7, 1, identity)]), config())
+        draw(base, [PROMPT], Subject(bands=[AdapterBand(0, 0.8, other), AdapterBand(0.7, 1, identity)]), config())
     with pytest.raises(ConfigError, match="no room for another adapter"):
-        sample(base, [PROMPT], replace(first, adapter=identity), config())
+        draw(base, [PROMPT], replace(first, adapter=identity), config())
 
 
 def test_outside_its_band_an_identity_leaves_the_base(base: DiffusersBase, identity: Identity) -> None:
@@ -200,29 +200,29 @@ def test_the_rank_mask_keeps_the_strongest_components_in_noise(
 def test_a_masked_subject_is_the_subject_inside_and_the_base_outside(base: DiffusersBase, identity: Identity) -> None:
     everywhere = Subject(adapter=identity, mask=torch.ones(32, 32))
     torch.testing.assert_close(
-        sample(base, [PROMPT], everywhere, config()),
-        sample(base, [PROMPT], identity, config()),
+        draw(base, [PROMPT], everywhere, config()),
+        draw(base, [PROMPT], identity, config()),
         rtol=1e-3,
         atol=1e-4,
     )
     nowhere = Subject(adapter=identity, mask=torch.zeros(32, 32))
     torch.testing.assert_close(
-        sample(base, [PROMPT], nowhere, config()), sample(base, [NOUN], None, config()), rtol=1e-3, atol=1e-4
+        draw(base, [PROMPT], nowhere, config()), draw(base, [NOUN], None, config()), rtol=1e-3, atol=1e-4
     )
     left = torch.zeros(32, 32)
     left[:, :16] = 1
     with counted(base) as (watched, calls, _):
         people = [Subject(adapter=identity, mask=left), Subject(adapter=identity.scaled(-1.0), mask=1 - left)]
-        pair = sample(watched, [PROMPT], people, config(guidance="base-null"))
+        pair = draw(watched, [PROMPT], people, config(guidance="base-null"))
     # The base's null and prompt, and each of the two people.
     assert calls == [4, 4]
     swapped = [replace(one, mask=1 - one.mask) for one in people]
-    assert not torch.allclose(pair, sample(base, [PROMPT], swapped, config(guidance="base-null")), atol=1e-3)
+    assert not torch.allclose(pair, draw(base, [PROMPT], swapped, config(guidance="base-null")), atol=1e-3)
 
 
 def test_masks_that_do_not_fit_are_refused(base: DiffusersBase, identity: Identity) -> None:
     def drawn(*masks: Tensor | None) -> Tensor:
-        return sample(base, [PROMPT], [Subject(adapter=identity, mask=mask) for mask in masks], config())
+        return draw(base, [PROMPT], [Subject(adapter=identity, mask=mask) for mask in masks], config())
 
     with pytest.raises(ConfigError, match=r"mask 1 of 1 has the shape \(16, 32\), expected \(32, 32\)"):
         drawn(torch.ones(16, 32))
@@ -235,6 +235,6 @@ def test_masks_that_do_not_fit_are_refused(base: DiffusersBase, identity: Identi
 
 
 def test_rescaling_changes_the_contrast_and_zero_nothing(base: DiffusersBase, identity: Identity) -> None:
-    plain = sample(base, [PROMPT], identity, config(guidance_scale=5.0))
-    assert torch.equal(plain, sample(base, [PROMPT], identity, config(guidance_scale=5.0, rescale=0.0)))
-    assert not torch.allclose(plain, sample(base, [PROMPT], identity, config(guidance_scale=5.0, rescale=0.7)))
+    plain = draw(base, [PROMPT], identity, config(guidance_scale=5.0))
+    assert torch.equal(plain, draw(base, [PROMPT], identity, config(guidance_scale=5.0, rescale=0.0)))
+    assert not torch.allclose(plain, draw(base, [PROMPT], identity, config(guidance_scale=5.0, rescale=0.7)))

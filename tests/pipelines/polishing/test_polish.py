@@ -15,7 +15,7 @@ from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
 from hyperdream_core.pipelines.polishing.denoising_error import Samples, row_errors
 from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune, finetune_batch
 from hyperdream_core.pipelines.polishing.preservation import CONTEXTS
-from hyperdream_core.pipelines.polishing.training_pictures import encode_material
+from hyperdream_core.pipelines.polishing.training_pictures import encode_pictures
 from hyperdream_core.pipelines.training.loop import step_generator
 
 CONFIG = FinetuneConfig(file_rank=0, steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
@@ -302,11 +302,11 @@ def test_diverged_training_is_refused(base: DiffusersBase, references: Tensor, p
 
 def test_captions_decide_which_prompt_each_picture_is_trained_under(base: DiffusersBase, references: Tensor) -> None:
     subjects = [(references, ["smiling", ""]), (references[:1], ())]
-    material = encode_material(base, subjects, ["a sks face", "a lady"], crops=2, jitter=0.04, background=1.0, seed=0)
+    material = encode_pictures(base, subjects, ["a sks face", "a lady"], crops=2, jitter=0.04, background=1.0, seed=0)
     assert material.prompts.texts == ["a sks face, smiling", "a sks face", "a lady", "a lady"]
-    draw = material.draw(0, 32, 1.0)
-    for row, (pool, prompts) in enumerate(zip(material.latents, draw.prompts, strict=True)):
-        for latents, prompt in zip(draw.latents[row], prompts.tolist(), strict=True):
+    chosen = material.select(0, 32, 1.0)
+    for row, (pool, prompts) in enumerate(zip(material.latents, chosen.prompts, strict=True)):
+        for latents, prompt in zip(chosen.latents[row], prompts.tolist(), strict=True):
             (item,) = (i for i, known in enumerate(pool) if torch.equal(known, latents))
             # The pictures come first, then two copies of each.
             picture = item if item < len(subjects[row][0]) else (item - len(subjects[row][0])) // 2
@@ -316,7 +316,7 @@ def test_captions_decide_which_prompt_each_picture_is_trained_under(base: Diffus
 def test_the_background_counts_less_if_asked_to(base: DiffusersBase, references: Tensor) -> None:
     def holdout(background: float) -> Samples:
         subjects = [(references, ())]
-        material = encode_material(base, subjects, ["a sks face"], 0, 0.0, background=background, seed=0)
+        material = encode_pictures(base, subjects, ["a sks face"], 0, 0.0, background=background, seed=0)
         return material.holdout.samples(base)
 
     assert holdout(1.0).weights is None
