@@ -2,7 +2,7 @@
 
 On one diffusers UNet with random weights, on equal latents, prompts, loss and AdamW settings:
 
-- `ours`: a step of `pipelines.finetune.finetune`, timed from within, between two calls of its `progress`. All of it
+- `ours`: a step of `pipelines.polishing.polish`, timed from within, between two calls of its `progress`. All of it
   counts: drawing noise, folding LiDB coefficients, forward, loss, backward, optimiser.
 - `peft`: the same linears with LoRA of the same rank by `unet.add_adapter(peft.LoraConfig(...))`: forward, loss,
   backward, optimiser. Its noise is drawn beforehand.
@@ -35,7 +35,7 @@ from hyperdream_core.identity import Identity
 from hyperdream_core.ops import noise as diffusion
 from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes
 from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
-from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
+from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
 from hyperdream_core.pipelines.predictors.predict import predict_identity
 
 from .random_bases import EncodedBase, encoded_base, new_hypernetwork, whole_base
@@ -77,7 +77,7 @@ class Case:
 
 def run_ours(base: DiffusersBase, case: Case, between_steps: Callable[[int, int], None], steps: int) -> None:
     """Polish for `steps` steps."""
-    config = FinetuneConfig(
+    config = PolishConfig(
         steps=steps,
         rank=case.rank,
         batch=case.batch,
@@ -88,7 +88,7 @@ def run_ours(base: DiffusersBase, case: Case, between_steps: Callable[[int, int]
         samples_at_once=case.batch,
     )
     picture = torch.zeros(1, 3, case.pixels, case.pixels)
-    finetune(base, picture, _random_start(case) if case.start_rank else None, config, between_steps)
+    polish(base, picture, _random_start(case) if case.start_rank else None, config, between_steps)
 
 
 def peft_step(base: EncodedBase, case: Case) -> Callable[[], None]:
@@ -202,12 +202,12 @@ def print_identity_seconds(case: Case) -> None:
     base = whole_base(get_base(case.family), case.device, case.dtype)
     hypernetwork = new_hypernetwork(base.family, case.device, case.dtype)
     picture = torch.rand(1, 3, case.pixels, case.pixels, generator=torch.Generator().manual_seed(0))
-    config = FinetuneConfig(rank=case.rank, batch=case.batch, learning_rate=LEARNING_RATE)
+    config = PolishConfig(rank=case.rank, batch=case.batch, learning_rate=LEARNING_RATE)
     for _ in range(2):
         began = case.now()
         predicted = predict_identity(hypernetwork, picture)
         after_prediction = case.now()
-        finetune(base, picture, predicted, config)
+        polish(base, picture, predicted, config)
         done = case.now()
     print(f"\n{replace(case, steps=config.steps, start_rank=1).title.replace('rounds', 'steps')}")
     print(f"picture to predicted identity {after_prediction - began:.2f} s, to polished identity {done - began:.2f} s")

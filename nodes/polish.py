@@ -23,7 +23,8 @@ from ..hyperdream_core.miniature.world.captions import describe_references
 from ..hyperdream_core.pictures.curves import Curves, draw_curves
 from ..hyperdream_core.pictures.files import to_pil
 from ..hyperdream_core.pipelines.drawing.few_steps import few_steps
-from ..hyperdream_core.pipelines.polishing.polish import FinetuneConfig, FinetuneResult, finetune
+from ..hyperdream_core.pipelines.polishing.polish import PolishConfig, PolishResult
+from ..hyperdream_core.pipelines.polishing.polish import polish as run_polish
 from ..hyperdream_core.pipelines.prompts import captions_of_lines
 from . import host
 from .comfy_base import ComfyBase
@@ -53,7 +54,7 @@ def polish(
     faces: Faces,
     start: Identity | None,
     caption: str,
-    config: FinetuneConfig,
+    config: PolishConfig,
     options: PolishOptions,
 ) -> tuple[Identity, Tensor]:
     """Train an identity on the loaded model, which is bit for bit as before afterwards.
@@ -86,7 +87,7 @@ def polish(
     try:
         with torch.inference_mode(False), torch.enable_grad():
             captions = captions_of_lines(caption, len(references)) or _captions_read_off(base, faces)
-            result = finetune(base, references, start, config, watch, captions=captions)
+            result = run_polish(base, references, start, config, watch, captions=captions)
     except torch.cuda.OutOfMemoryError as error:
         raise ConfigError(
             f"the graphics card ran out of memory while polishing at {size} px; use Polish Identity (Advanced) with "
@@ -132,7 +133,7 @@ def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: in
     return ComfyBase(*loaded, bytes_needed=needed, saves_memory=saves_memory)
 
 
-def _keep(result: FinetuneResult) -> Path | None:
+def _keep(result: PolishResult) -> Path | None:
     """Save what a stopped run has reached, if it has reached anything."""
     if not result.losses:
         return None
@@ -150,7 +151,7 @@ class _Watch:
         base: ComfyBase,
         vae: Any,
         references: Tensor,
-        config: FinetuneConfig,
+        config: PolishConfig,
         every: int,
         start: Identity | None,
     ) -> None:

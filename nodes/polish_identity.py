@@ -9,16 +9,16 @@ from comfy_api.latest import io
 from ..hyperdream_core.bases import TARGET_SETS
 from ..hyperdream_core.faces.prepared_faces import Faces
 from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.pipelines.polishing.polish import FinetuneConfig
+from ..hyperdream_core.pipelines.polishing.polish import PolishConfig
 from .dials import choice, count_dial, number_dial
 from .polish import PolishOptions, polish
 from .wires import FACES, IDENTITY
 
-_DEFAULT = FinetuneConfig()
+_DEFAULT = PolishConfig()
 
 
 class PolishIdentity(io.ComfyNode):
-    """Rank-relaxed finetuning with its defaults."""
+    """Polishing with its defaults."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -45,7 +45,7 @@ class PolishIdentity(io.ComfyNode):
         seed: int,
         identity: Identity | None = None,
     ) -> io.NodeOutput:
-        config = FinetuneConfig(steps=steps, seed=seed)
+        config = PolishConfig(steps=steps, seed=seed)
         return io.NodeOutput(*polish((model, clip, vae), faces, identity, caption, config, PolishOptions()))
 
 
@@ -81,7 +81,7 @@ class PolishIdentityAdvanced(io.ComfyNode):
         options = PolishOptions(
             size=size, memory=memory, preview_every=preview_every, goes_on=on_stop == "save and go on"
         )
-        config = FinetuneConfig(**training)
+        config = PolishConfig(**training)
         return io.NodeOutput(*polish((model, clip, vae), faces, identity, caption, config, options))
 
 

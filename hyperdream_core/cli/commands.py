@@ -63,7 +63,7 @@ COMMANDS = {
         "pictures to an identity, in one pass", subject.add_predict, subject.predict, "PICTURE [PICTURE ...]"
     ),
     "finetune": Command(
-        "polish an identity, or make one from nothing", subject.add_finetune, subject.finetune, "PICTURE [PICTURE ...]"
+        "polish an identity, or make one from nothing", subject.add_polish, subject.polish, "PICTURE [PICTURE ...]"
     ),
     "sample": Command(
         "draw prompts with an identity, a LoRA or the base alone",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..pipelines.predictors.stored_hypernetwork import StoredHypernetwork
 
 # One --seed and one pair of names serve all stages.
-_FINETUNE_SKIPPED = ("seed", "identifier", "class_noun")
-_FINETUNE_FLAGS = {"steps": "finetune-steps", "batch": "finetune-batch"}
+_POLISH_SKIPPED = ("seed", "identifier", "class_noun")
+_POLISH_FLAGS = {"steps": "finetune-steps", "batch": "finetune-batch"}
 _SAMPLE_FLAGS = {"steps": "sample-steps", "batch": "sample-batch"}
 _EXPORT_FLAGS = {"dtype": "lora-dtype"}
 
@@ -29,7 +29,7 @@ def add_personalize(parser: argparse.ArgumentParser) -> None:
     """Flags of `personalize`."""
     from ..pipelines.drawing.draw import DrawConfig
     from ..pipelines.export import ExportConfig
-    from ..pipelines.polishing.polish import FinetuneConfig
+    from ..pipelines.polishing.polish import PolishConfig
     from ..pipelines.predictors.predict import PredictConfig
 
     add_reference_flags(parser)
@@ -51,7 +51,7 @@ def add_personalize(parser: argparse.ArgumentParser) -> None:
     )
     add_config_flags(parser.add_argument_group("prediction"), PredictConfig)
     group = parser.add_argument_group("finetuning")
-    add_config_flags(group, FinetuneConfig, _FINETUNE_FLAGS, _FINETUNE_SKIPPED)
+    add_config_flags(group, PolishConfig, _POLISH_FLAGS, _POLISH_SKIPPED)
     add_config_flags(parser.add_argument_group("drawing"), DrawConfig, _SAMPLE_FLAGS, ("seed",))
     group = parser.add_argument_group("LoRA export")
     add_config_flags(group, ExportConfig, _EXPORT_FLAGS, ("strength",))
@@ -74,7 +74,7 @@ def personalize(arguments: argparse.Namespace, console: Console) -> Outcome:
     references = prepare_subject(arguments, console, pictures, family.name, size, config.predict.class_noun)
     base = load(arguments)
     hypernetwork = _hypernetwork(arguments, base, console)
-    if config.finetune.steps:
+    if config.polish.steps:
         config = replace(config, captions=captions_of(arguments, base, references.pixels))
     judge, likeness = _judge(arguments, family.name, hypernetwork)
     watch = Watch(stage=console.progress, judge=judge, likeness=likeness)
@@ -89,15 +89,15 @@ def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
     from ..pipelines.drawing.draw import DrawConfig
     from ..pipelines.export import ExportConfig
     from ..pipelines.personalize import PersonalizeConfig
-    from ..pipelines.polishing.polish import FinetuneConfig
+    from ..pipelines.polishing.polish import PolishConfig
     from ..pipelines.predictors.predict import PredictConfig
 
     predict = config_from_flags(PredictConfig, arguments)
     return PersonalizeConfig(
         name=arguments.pictures[0].stem if arguments.name is None else arguments.name,
         predict=predict,
-        finetune=config_from_flags(
-            FinetuneConfig,
+        polish=config_from_flags(
+            PolishConfig,
             arguments,
             seed=arguments.seed,
             identifier=predict.identifier,

@@ -107,9 +107,9 @@ def predict(arguments: argparse.Namespace, console: Console) -> Outcome:
     return _identity_outcome(path, identity, facts)
 
 
-def add_finetune(parser: argparse.ArgumentParser) -> None:
-    """Flags of `finetune`."""
-    from ..pipelines.polishing.polish import FinetuneConfig
+def add_polish(parser: argparse.ArgumentParser) -> None:
+    """Flags of `polish`."""
+    from ..pipelines.polishing.polish import PolishConfig
 
     add_reference_flags(parser)
     add_caption_flag(parser)
@@ -124,17 +124,17 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to this file, and go on from it")
     add_base_flags(parser)
     _add_out(parser, "identity.safetensors")
-    add_config_flags(parser, FinetuneConfig)
+    add_config_flags(parser, PolishConfig)
 
 
-def finetune(arguments: argparse.Namespace, console: Console) -> Outcome:
+def polish(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Pictures and perhaps a prediction to a polished identity file; Ctrl-C keeps the best so far."""
     from ..formats.identity_file import read_identity, write_identity
     from ..pipelines.diffusers.loading import base_family
-    from ..pipelines.polishing.polish import FinetuneConfig
-    from ..pipelines.polishing.polish import finetune as run
+    from ..pipelines.polishing.polish import PolishConfig
+    from ..pipelines.polishing.polish import polish as run
 
-    config = config_from_flags(FinetuneConfig, arguments)
+    config = config_from_flags(PolishConfig, arguments)
     results = console.open_results(arguments.out.parent)
     pictures = read_pictures(arguments)
     start = read_identity(arguments.start) if arguments.start else None

@@ -94,7 +94,7 @@ class PreparedPicture:
 
 @dataclass(frozen=True, eq=False)
 class PreparedReferences:
-    """References of one subject, ready for prediction and finetuning."""
+    """References of one subject, ready for prediction and polishing."""
 
     pixels: Tensor
     """(n, 3, size, size) in 0..1"""

@@ -131,7 +131,7 @@ def read_lora(path: Path | str, family: str | None = None) -> tuple[str, dict[st
 
 def _check_pairs(pairs: Mapping[str, LoraPair], base: BaseFamily) -> None:
     if not pairs:
-        raise ConfigError("the adapter has no layers, but a LoRA file needs at least one. Predict or finetune first.")
+        raise ConfigError("the adapter has no layers, but a LoRA file needs at least one. Predict or polish first.")
     sizes = {layer.name: (layer.in_features, layer.out_features) for layer in base.layers("attention+geglu+text")}
     for name, pair in pairs.items():
         if pair.down.dim() != 2 or pair.up.dim() != 2:

@@ -1,4 +1,4 @@
-"""What a reference shows besides its subject, read off it by the base itself: words that finetuning need not learn.
+"""What a reference shows besides its subject, read off it by the base itself: words that polishing need not learn.
 
 A caption under which the base denoises a picture better describes it better. So of several words for the same
 thing the right one is found without any further model, and a smile that the caption names is not learnt as a part of

@@ -26,7 +26,7 @@ from .base import Base
 from .drawing.draw import DrawConfig, draw
 from .drawing.subjects import Adapter, Subject
 from .export import ExportConfig, export_lora
-from .polishing.polish import FinetuneConfig, FinetuneResult, finetune
+from .polishing.polish import PolishConfig, PolishResult, polish
 from .predictors.predict import PredictConfig, neutral_identity, predict_identity
 from .predictors.stored_hypernetwork import StoredHypernetwork
 from .progress import Progress, no_progress
@@ -44,14 +44,14 @@ class PersonalizeConfig:
     prompts: tuple[str, ...] = ("a [V] face",)
     """What to draw; [V] stands for the subject."""
     captions: tuple[str, ...] = ()
-    """What each picture shows besides the subject; none says nothing. See `finetune`."""
+    """What each picture shows besides the subject; none says nothing. See `polish`."""
     name: str = "subject"
     """What the files are called."""
     insert_identifier: bool = False
     """Put the identifier into prompts that lack it, instead of refusing them."""
     predict: PredictConfig = field(default_factory=PredictConfig)
     """Settings of the prediction."""
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    polish: PolishConfig = field(default_factory=PolishConfig)
     """Settings of the polishing."""
     sample: DrawConfig = field(default_factory=DrawConfig)
     """Settings of the drawing."""
@@ -133,7 +133,7 @@ def personalize(
         job.cancelled = True
         if not results.written:
             # Stopped between the prediction and the polish.
-            job.save(FinetuneResult(job.adapters["predicted"], (), 0.0, cancelled=True))
+            job.save(PolishResult(job.adapters["predicted"], (), 0.0, cancelled=True))
     report = job.report()
     results.keep_json(f"{job.config.name}-report.json", report)
     results.close()
@@ -181,15 +181,15 @@ class _Job:
                 "give at least one picture"
             )
         if hypernetwork is None:
-            who: PredictConfig | FinetuneConfig = self.config.finetune
+            who: PredictConfig | PolishConfig = self.config.polish
             if self.config.sample.guidance == "reference-null":
                 raise ConfigError(
                     "guidance 'reference-null' leads away from what a predictor says of a grey picture, and there is "
                     "no predictor; use another guidance, or name one"
                 )
-            if self.config.finetune.steps == 0:
+            if self.config.polish.steps == 0:
                 raise ConfigError(
-                    f"there is no predictor for {self.base.family.name!r} and the finetuning steps are 0, so there is "
+                    f"there is no predictor for {self.base.family.name!r} and the polishing steps are 0, so there is "
                     "nothing to make an identity with; set steps to 40 or so, or name a predictor"
                 )
         else:
@@ -212,7 +212,7 @@ class _Job:
                 "the predictor was trained on another checkpoint of this family; likeness before polishing may be lower"
             )
 
-    def make_identity(self, hypernetwork: StoredHypernetwork | None) -> FinetuneResult:
+    def make_identity(self, hypernetwork: StoredHypernetwork | None) -> PolishResult:
         """Predict if there is a predictor, and polish."""
         if hypernetwork is not None:
             with self._timed("predict"):
@@ -221,17 +221,17 @@ class _Job:
             self.adapters["predicted"] = predicted
             if self.config.sample.guidance == "reference-null":
                 self.neutral = neutral_identity(hypernetwork.network, self.references.shape[-1], self.config.predict)
-            if self.config.finetune.steps == 0:
-                return FinetuneResult(predicted, (), 0.0)
-        with self._timed("finetune"), self.watch.stage("polish") as progress:
+            if self.config.polish.steps == 0:
+                return PolishResult(predicted, (), 0.0)
+        with self._timed("polish"), self.watch.stage("polish") as progress:
             start = self.adapters.get("predicted")
-            polished = finetune(
-                self.base, self.references, start, self.config.finetune, progress, captions=self.config.captions
+            polished = polish(
+                self.base, self.references, start, self.config.polish, progress, captions=self.config.captions
             )
         self.adapters["polished"], self.losses = polished.identity, polished.losses
         return polished
 
-    def save(self, made: FinetuneResult) -> None:
+    def save(self, made: PolishResult) -> None:
         """Write the identity and its LoRA."""
         name = self.config.name
         with self._timed("save"):

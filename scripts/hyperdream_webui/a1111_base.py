@@ -1,6 +1,6 @@
 """Automatic1111's loaded checkpoint as the core's `Base`, so that its pipelines run on it unchanged.
 
-Nothing of the checkpoint is changed: adapters are live, and `finetune` freezes the parameters and gives their flags
+Nothing of the checkpoint is changed: adapters are live, and `polish` freezes the parameters and gives their flags
 back. Only the LoRAs that the last picture left in the weights are taken out first; the next picture puts its own in.
 """
 

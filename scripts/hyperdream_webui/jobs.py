@@ -34,7 +34,7 @@ from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pictures.files import Picture, read_picture, to_pil
 from hyperdream_core.pictures.grid import labelled_grid
 from hyperdream_core.pipelines.drawing.few_steps import few_steps
-from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
+from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
 from hyperdream_core.pipelines.predictors.predict import PredictConfig, predict_identity
 from hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork, load_hypernetwork
 from hyperdream_core.pipelines.progress import Progress
@@ -75,9 +75,9 @@ class Order:
     """of polishing; 0 keeps the prediction"""
     size: int = 0
     """side of the pictures trained on and drawn, px; 0 takes the checkpoint's own"""
-    batch: int = FinetuneConfig.batch
+    batch: int = PolishConfig.batch
     """noise draws in a step"""
-    samples_at_once: int = FinetuneConfig.samples_at_once
+    samples_at_once: int = PolishConfig.samples_at_once
     """of a batch that share a pass; fewer take less memory and give the same"""
     identifier: str = "sks"
     class_noun: str = "face"
@@ -208,7 +208,7 @@ class Workshop:
                     "steps to 200 or so, or create on the miniature"
                 )
             return start, "predicted", False
-        config = FinetuneConfig(
+        config = PolishConfig(
             steps=order.steps,
             batch=order.batch,
             samples_at_once=order.samples_at_once,
@@ -224,7 +224,7 @@ class Workshop:
         watch = self._watch(base, start, config, size)
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                result = finetune(base, references, start, config, watch, captions=captions)
+                result = polish(base, references, start, config, watch, captions=captions)
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
                 f"the graphics card ran out of memory while polishing at {size} px with {order.samples_at_once} "
@@ -234,7 +234,7 @@ class Workshop:
         rate = result.seconds / max(1, len(result.losses))
         return result.identity, f"{how} of {rate:.2g} s", result.cancelled
 
-    def _watch(self, base: Any, start: Identity | None, config: FinetuneConfig, size: int) -> Progress:
+    def _watch(self, base: Any, start: Identity | None, config: PolishConfig, size: int) -> Progress:
         """The host's bar, with pictures on the way where they cost next to nothing."""
         progress = self.webui.progress("polishing")
         shows = base.family.name == MINIATURE

@@ -54,7 +54,7 @@ def test_personalize_writes_everything_into_one_folder(run: Callable, job: tuple
     assert read_identity(tmp_path / "out" / "sofia.safetensors").rank == 3
     assert ran.json["prompts"] == ["a sks face", "a sks face, sad"]
     config = ran.json["config"]
-    assert (config["finetune"]["seed"], config["sample"]["seed"], config["sample"]["strength"]) == (4, 4, 0.5)
+    assert (config["polish"]["seed"], config["sample"]["seed"], config["sample"]["strength"]) == (4, 4, 0.5)
     assert json.loads((tmp_path / "out" / "sofia-report.json").read_text())["prompts"] == ran.json["prompts"]
 
 

@@ -61,13 +61,13 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
 def test_it_does_what_the_core_does_on_the_same_base(host: Host, miniature: Any, faces: Any) -> None:
     from hyperdream_core.miniature.world.captions import describe_references
     from hyperdream_core.pipelines.diffusers.loading import load_base
-    from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
+    from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
 
     base, pictures = load_base(), faces.at(64)
     # Where nobody says what the picture shows, both let the miniature read it off.
     captions = describe_references(base, pictures)
     assert len(captions) == 1 and ", " in captions[0]
-    wanted = finetune(base, pictures, None, FinetuneConfig(steps=2, seed=5), captions=captions)
+    wanted = polish(base, pictures, None, PolishConfig(steps=2, seed=5), captions=captions)
     got, _ = polished(host, miniature, faces, steps=2)
     for name, pair in wanted.identity.expand().items():
         ours = got.expand()[name]

@@ -27,7 +27,7 @@ from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.drawing.subjects import Subject
 from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize
-from hyperdream_core.pipelines.polishing.polish import FinetuneConfig
+from hyperdream_core.pipelines.polishing.polish import PolishConfig
 from hyperdream_core.pipelines.predictors.predict import neutral_identity, predict_identity
 from hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork
 from hyperdream_core.pipelines.progress import Progress
@@ -36,7 +36,7 @@ from hyperdream_core.pipelines.results_folder import ResultsFolder
 CONFIG = PersonalizeConfig(
     prompts=("a [V] face", "a [V] face, sad"),
     name="sofia",
-    finetune=FinetuneConfig(steps=2, rank=1, batch=1, crops=0),
+    polish=PolishConfig(steps=2, rank=1, batch=1, crops=0),
     sample=DrawConfig(steps=1, guidance_scale=1.0),
 )
 
@@ -104,7 +104,7 @@ def test_the_whole_job_leaves_everything_it_promises(
     assert report["likeness"] == {"base": 0.25, "predicted": 0.25, "polished": 0.25}
     assert report["prompts"] == ["a sks face", "a sks face, sad"] and len(report["losses"]) == 2
     assert report["files"]["sofia.safetensors"]["bytes"] == result.files[0].stat().st_size
-    assert report["peak_memory_bytes"]["process"] > 1e8 and set(report["seconds"]) >= {"predict", "finetune", "sample"}
+    assert report["peak_memory_bytes"]["process"] > 1e8 and set(report["seconds"]) >= {"predict", "polish", "sample"}
     assert "another checkpoint" in report["notes"][0] and not report["cancelled"]
     assert result.pictures.shape == (2, 3, 32, 32)
 
@@ -119,7 +119,7 @@ def test_prepared_references_count_by_their_weights(
 ) -> None:
     prepared = PreparedReferences(references, (1.0, 0.25), (), "a detector of tests", "not measured", ())
     watch = Watch(judge=lambda pictures, subject: torch.full((len(pictures),), torch.nan), likeness="measured by tests")
-    result = run(base, predictor, prepared, tmp_path, finetune=FinetuneConfig(steps=0), watch=watch)
+    result = run(base, predictor, prepared, tmp_path, polish=PolishConfig(steps=0), watch=watch)
     expected = predict_identity(predictor.network, references, weights=(1.0, 0.25))
     for name, coefficients in expected.coefficients.items():
         assert torch.equal(result.identity.coefficients[name].up, coefficients.up)
@@ -132,10 +132,10 @@ def test_prepared_references_count_by_their_weights(
 def test_without_steps_the_prediction_is_the_result(
     base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
 ) -> None:
-    result = run(base, predictor, references, tmp_path, finetune=FinetuneConfig(steps=0))
-    assert result.identity.rank == 1 and "finetune" not in result.report["seconds"]
-    with pytest.raises(ConfigError, match="no predictor for 'miniature' and the finetuning steps are 0"):
-        run(base, None, references, tmp_path, finetune=FinetuneConfig(steps=0))
+    result = run(base, predictor, references, tmp_path, polish=PolishConfig(steps=0))
+    assert result.identity.rank == 1 and "polish" not in result.report["seconds"]
+    with pytest.raises(ConfigError, match="no predictor for 'miniature' and the polishing steps are 0"):
+        run(base, None, references, tmp_path, polish=PolishConfig(steps=0))
 
 
 @pytest.mark.parametrize(("at", "step", "losses"), [("polish", 1, 1), ("draw, base", 0, 2), ("draw, polished", 0, 2)])
@@ -195,7 +195,7 @@ def test_guidance_away_from_a_neutral_reference_asks_the_predictor_for_it(
     base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
 ) -> None:
     away = DrawConfig(steps=1, guidance="reference-null", guidance_scale=2.0)
-    settings = {"finetune": FinetuneConfig(steps=0), "prompts": ("a [V] face",)}
+    settings = {"polish": PolishConfig(steps=0), "prompts": ("a [V] face",)}
     result = run(base, predictor, references, tmp_path, sample=away, **settings)
     subject = Subject(adapter=result.identity, neutral=neutral_identity(predictor.network, 32))
     expected = draw(base, ["a sks face"], subject, replace(away, size=32))

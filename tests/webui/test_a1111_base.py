@@ -11,11 +11,11 @@ from hyperdream_webui import a1111_base as loaded_model
 from torch import nn
 
 from hyperdream_core.errors import BaseMismatchError, ConfigError
-from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
+from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
 
 from .conftest import FakeModel, FakeUNet, Networks
 
-FEW = FinetuneConfig(steps=4, rank=1, batch=2, crops=0)
+FEW = PolishConfig(steps=4, rank=1, batch=2, crops=0)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def draw_with_lora(model: FakeModel, networks: Networks, *names: str) -> None:
 def test_polishing_changes_no_weight_and_leaves_the_flags(model: FakeModel) -> None:
     before = weights_of(model)
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    result = finetune(loaded_model.loaded_base(), references(model), None, FEW)
+    result = polish(loaded_model.loaded_base(), references(model), None, FEW)
     assert len(result.losses) == 4 and result.losses[-1] < result.losses[0] * 2
     assert any(c.up.abs().max() > 0 for c in result.identity.coefficients.values())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.named_parameters())
@@ -63,9 +63,9 @@ def test_the_last_pictures_lora_is_taken_out_before(model: FakeModel, networks: 
     assert not all(torch.equal(clean[name], tensor) for name, tensor in model.named_parameters())
     base = loaded_model.loaded_base()
     assert all(torch.equal(clean[name], tensor) for name, tensor in model.named_parameters())
-    with_lora_before = finetune(base, references(model), None, FEW).identity
+    with_lora_before = polish(base, references(model), None, FEW).identity
     networks.load_networks([])
-    without = finetune(loaded_model.loaded_base(), references(model), None, FEW).identity
+    without = polish(loaded_model.loaded_base(), references(model), None, FEW).identity
     for name, coefficients in without.coefficients.items():
         assert torch.equal(coefficients.up, with_lora_before.coefficients[name].up)
 

@@ -11,11 +11,11 @@ import torch
 from hyperdream_webui import forge_base, host
 
 from hyperdream_core.errors import ConfigError
-from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune
+from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
 
 from .conftest import FakeModel, FakeUNet
 
-FEW = FinetuneConfig(steps=3, rank=1, batch=2, crops=0)
+FEW = PolishConfig(steps=3, rank=1, batch=2, crops=0)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_traps_are_there(engine: Any) -> None:
 def test_polishing_works_and_changes_no_weight(engine: Any) -> None:
     unet = engine.forge_objects_original.unet.model.diffusion_model
     before = {name: tensor.clone() for name, tensor in unet.named_parameters()}
-    result = finetune(forge_base.loaded_base(), references(engine), None, FEW)
+    result = polish(forge_base.loaded_base(), references(engine), None, FEW)
     assert len(result.losses) == 3 and any(c.up.abs().max() > 0 for c in result.identity.coefficients.values())
     assert engine.refreshed
     assert all(torch.equal(before[name], tensor) for name, tensor in unet.named_parameters())

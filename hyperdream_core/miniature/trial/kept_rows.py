@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...config import config_to_json
-from ...pipelines.polishing.polish import FinetuneConfig
+from ...pipelines.polishing.polish import PolishConfig
 from ...pipelines.scores import Interval, MethodScores
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def trial_digest(config: EvaluateConfig, weights: Path) -> str:
     """SHA-256 (hex) of all that a row's figures depend on: settings, polishing's own, weights; not the other rows."""
-    settings = [config_to_json(one) for one in (replace(config, methods=("base",)), FinetuneConfig())]
+    settings = [config_to_json(one) for one in (replace(config, methods=("base",)), PolishConfig())]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in sorted(weights.rglob("*.safetensors")):
         digest.update(str(path.relative_to(weights)).encode())

@@ -28,7 +28,7 @@ from ...pipelines.diffusers.loading import load_base
 from ...pipelines.drawing.draw import DrawConfig, draw
 from ...pipelines.drawing.guidance_config import GuidanceConfig
 from ...pipelines.drawing.subjects import Subject
-from ...pipelines.polishing.polish import FinetuneConfig, finetune_batch
+from ...pipelines.polishing.polish import PolishConfig, polish_batch
 from ...pipelines.predictors.predict import PredictConfig, neutral_identity, predict_identity
 from ...pipelines.predictors.stored_hypernetwork import load_hypernetwork
 from ...pipelines.progress import Progress, no_progress
@@ -53,7 +53,7 @@ class EvaluateConfig(GuidanceConfig):
     prompts: int = 8
     """Pictures of each, all in other contexts."""
     methods: tuple[str, ...] = (*METHODS, "prediction+20", "prediction+40", "scratch+20", "scratch+40")
-    """Rows of the table. `prediction+N` polishes for N steps, `scratch+N` finetunes for N steps from nothing,
+    """Rows of the table. `prediction+N` polishes for N steps, `scratch+N` polishes for N steps from nothing,
     `prediction k=N` refines N times."""
     sample_steps: int = 15
     """Denoising steps."""
@@ -216,13 +216,13 @@ def _predict(trial: Trial, row: int, passes: int) -> Identity:
 
 def _polished(trial: Trial, starts: Sequence[Identity | None], method: str) -> list[Identity]:
     steps = int(method.partition("+")[2])
-    config = FinetuneConfig(steps=steps, rank=trial.config.polish_rank)
+    config = PolishConfig(steps=steps, rank=trial.config.polish_rank)
     if trial.hypernetwork is not None:
         # From nothing, too, in the predictor's bases: only the start shall differ.
         bases = trial.hypernetwork.config
         config = replace(config, down_dim=bases.down_dim, up_dim=bases.up_dim)
     captions = trial.descriptions if trial.config.captions else None
-    return finetune_batch(trial.base, list(trial.references.split(1)), starts, config, captions=captions)
+    return polish_batch(trial.base, list(trial.references.split(1)), starts, config, captions=captions)
 
 
 def _mean(identities: Sequence[Identity]) -> Identity:

@@ -1,4 +1,4 @@
-"""Samples that finetuning trains on, the prompts they go by, and the personalised base's error on them."""
+"""Samples that polishing trains on, the prompts they go by, and the personalised base's error on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base, Conditioning
-from .trainable_adapters import FreshAdapters
+from .trainable_adapters import TrainableAdapters
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,9 @@ class Samples:
 
 
 @contextmanager
-def personalized(base: Base, adapters: FreshAdapters, prompts: Prompts, samples_each: int) -> Iterator[Conditioning]:
+def personalized(
+    base: Base, adapters: TrainableAdapters, prompts: Prompts, samples_each: int
+) -> Iterator[Conditioning]:
     """The base with every row's adapter on its `samples_each` samples, and all prompts as that adapter encodes them."""
     pairs = adapters.fold()
     text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
@@ -88,7 +90,7 @@ def row_errors(base: Base, conditioning: Conditioning, samples: Samples) -> Tens
 
 
 def add_gradient(
-    base: Base, adapters: FreshAdapters, prompts: Prompts, samples: Samples, weight: float | Tensor, at_once: int
+    base: Base, adapters: TrainableAdapters, prompts: Prompts, samples: Samples, weight: float | Tensor, at_once: int
 ) -> Tensor:
     """Add the gradient of weight times each row's mean squared error to the adapters; return these errors, (rows,).
 

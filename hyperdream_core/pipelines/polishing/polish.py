@@ -1,7 +1,7 @@
-"""Rank-relaxed finetuning: a fresh adapter of higher rank on top of a predicted identity, trained on its pictures.
+"""Polishing: a fresh adapter of higher rank on top of a predicted identity, trained on its pictures.
 
 The prediction stays as it is and runs live, so the base's weights are never touched; only the fresh coefficients
-are trained, for a few dozen steps. Without a prediction the same code finetunes from nothing.
+are trained, for a few dozen steps. Without a prediction the same code polishes from nothing.
 
 Source: HyperDreamBooth, arXiv:2307.06949, "Rank-Relaxed Fast Finetuning".
 """
@@ -24,15 +24,15 @@ from ...identity import Identity, truncated
 from ..base import Base, frozen
 from ..progress import Progress, no_progress
 from .denoising_error import add_gradient, personalized, row_errors
-from .polish_checkpoint import FinetuneCheckpoint, job_digest
+from .polish_checkpoint import PolishCheckpoint, job_digest
 from .preservation import Preserved, draw_preserved
-from .trainable_adapters import FreshAdapters, without_effect
+from .trainable_adapters import TrainableAdapters, without_effect
 from .training_pictures import TrainingPictures, encode_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Settings of one rank-relaxed finetuning run."""
+class PolishConfig:
+    """Settings of one polishing run."""
 
     steps: int = 40
     """Optimiser steps; 0 keeps the prediction as it is. The miniature gains as much from 20."""
@@ -106,8 +106,8 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class FinetuneResult:
-    """One finetuned subject."""
+class PolishResult:
+    """One polished subject."""
 
     identity: Identity
     losses: tuple[float, ...]
@@ -118,22 +118,22 @@ class FinetuneResult:
     """Stopped by the user; the identity is the best so far."""
 
 
-def finetune(
+def polish(
     base: Base,
     references: Tensor,
     start: Identity | None = None,
-    config: FinetuneConfig | None = None,
+    config: PolishConfig | None = None,
     progress: Progress = no_progress,
     checkpoint: Path | None = None,
     captions: Sequence[str] = (),
-) -> FinetuneResult:
+) -> PolishResult:
     """Polish a predicted identity, or make one from nothing, on pictures of its subject.
 
     A host cancels by raising `Cancelled` in `progress`, a user with Ctrl-C: what was best so far is returned, flagged.
     Equal arguments on one machine give equal results bit for bit; the base is as it was afterwards, whatever happens.
 
     Args:
-        base: to finetune on; its weights are not changed.
+        base: to polish on; its weights are not changed.
         references: (n, 3, h, w) in 0..1, at the size to train at.
         start: prediction for this base to start from; its rank and the config's add up.
         config: settings.
@@ -147,19 +147,19 @@ def finetune(
         ConfigError: training diverged; captions for another number of pictures; or the checkpoint is of another job.
     """
     subject = (references, captions)
-    return _finetune_rows(base, [subject], [start], config or FinetuneConfig(), progress, checkpoint)[0]
+    return _polish_rows(base, [subject], [start], config or PolishConfig(), progress, checkpoint)[0]
 
 
-def finetune_batch(
+def polish_batch(
     base: Base,
     references: Sequence[Tensor],
     starts: Sequence[Identity | None],
-    config: FinetuneConfig | None = None,
+    config: PolishConfig | None = None,
     progress: Progress = no_progress,
     subjects_at_once: int = 16,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> list[Identity]:
-    """The identities of many subjects, each as `finetune` would make it up to rounding, many in one batch.
+    """The identities of many subjects, each as `polish` would make it up to rounding, many in one batch.
 
     Args:
         references: per subject (n, 3, h, w) in 0..1, all of one size.
@@ -170,7 +170,7 @@ def finetune_batch(
     Raises:
         Cancelled: by `progress`; nothing is kept.
     """
-    config = config or FinetuneConfig()
+    config = config or PolishConfig()
     total, identities = len(references) * config.steps, list[Identity]()
     subjects = list(zip(references, captions or [()] * len(references), strict=True))
     for first in range(0, len(references), subjects_at_once):
@@ -180,7 +180,7 @@ def finetune_batch(
         def within(step: int, steps: int, first: int = first, count: int = count) -> None:
             progress(first * steps + step * count, total)
 
-        results = _finetune_rows(base, subjects[rows], starts[rows], config, within, None)
+        results = _polish_rows(base, subjects[rows], starts[rows], config, within, None)
         if results[0].cancelled:
             raise Cancelled(f"stopped after {first} of {len(references)} subjects; nothing was kept")
         identities += [result.identity for result in results]
@@ -191,7 +191,7 @@ def finetune_batch(
 class _Run:
     """The state of one training run over all rows."""
 
-    adapters: FreshAdapters
+    adapters: TrainableAdapters
     optimizer: torch.optim.AdamW
     losses: list[Tensor]
     """per step (rows,)"""
@@ -202,14 +202,14 @@ class _Run:
     looks_since: int = 0
 
 
-def _finetune_rows(
+def _polish_rows(
     base: Base,
     subjects: Sequence[tuple[Tensor, Sequence[str]]],
     starts: Sequence[Identity | None],
-    config: FinetuneConfig,
+    config: PolishConfig,
     progress: Progress,
     checkpoint: Path | None,
-) -> list[FinetuneResult]:
+) -> list[PolishResult]:
     began = time.perf_counter()
     if len(subjects) != len(starts):
         raise ConfigError(f"{len(subjects)} subjects have pictures but {len(starts)} a start; give one for each")
@@ -223,12 +223,12 @@ def _finetune_rows(
             base, subjects, names, config.crops, config.jitter, config.background_weight, config.seed
         )
         generator = torch.Generator().manual_seed(config.seed)
-        adapters = FreshAdapters(base.family, like, config.rank, starts, generator, base.device)
+        adapters = TrainableAdapters(base.family, like, config.rank, starts, generator, base.device)
         optimizer = torch.optim.AdamW(
             adapters.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
         run = _Run(adapters, optimizer, [], [], torch.full((len(starts),), math.inf))
-        saved = FinetuneCheckpoint(checkpoint, job_digest(config, subjects, starts))
+        saved = PolishCheckpoint(checkpoint, job_digest(config, subjects, starts))
         try:
             preserved, has_start = None, [start is not None for start in starts]
             if config.preserve and config.steps and any(has_start):
@@ -253,9 +253,9 @@ def _train(
     run: _Run,
     material: TrainingPictures,
     preserved: Preserved | None,
-    config: FinetuneConfig,
+    config: PolishConfig,
     progress: Progress,
-    saved: FinetuneCheckpoint,
+    saved: PolishCheckpoint,
 ) -> None:
     # Gradients of a half-precision UNet underflow unscaled; a power of two changes nothing else.
     scale = 1024.0 if base.dtype == torch.float16 else 1.0
@@ -303,8 +303,8 @@ def _look(base: Base, run: _Run, material: TrainingPictures) -> None:
 
 
 def _results(
-    run: _Run, starts: Sequence[Identity | None], config: FinetuneConfig, cancelled: bool, began: float
-) -> list[FinetuneResult]:
+    run: _Run, starts: Sequence[Identity | None], config: PolishConfig, cancelled: bool, began: float
+) -> list[PolishResult]:
     losses = torch.stack(run.losses).cpu() if run.losses else torch.zeros(0, len(starts))
     results = []
     for row, start in enumerate(starts):
@@ -321,14 +321,14 @@ def _results(
         if config.file_rank:
             identity = truncated(identity, config.file_rank)
         seconds = time.perf_counter() - began
-        results.append(FinetuneResult(identity, tuple(losses[:, row].tolist()), seconds, cancelled))
+        results.append(PolishResult(identity, tuple(losses[:, row].tolist()), seconds, cancelled))
     return results
 
 
-def _check_finite(identity: Identity, config: FinetuneConfig) -> None:
+def _check_finite(identity: Identity, config: PolishConfig) -> None:
     for coefficients in identity.coefficients.values():
         if not bool(coefficients.up.isfinite().all() and coefficients.down.isfinite().all()):
             raise ConfigError(
-                f"finetuning with learning_rate {config.learning_rate} diverged: its numbers are no longer finite. "
+                f"polishing with learning_rate {config.learning_rate} diverged: its numbers are no longer finite. "
                 f"Use a learning_rate of {config.learning_rate / 3:.1g} or less"
             )

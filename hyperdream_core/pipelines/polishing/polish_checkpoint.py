@@ -1,4 +1,4 @@
-"""The state of a finetuning run as a file, so that a stopped job goes on where it was."""
+"""The state of a polishing run as a file, so that a stopped job goes on where it was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class FinetuneCheckpoint:
+class PolishCheckpoint:
     """A checkpoint file of one job, or nothing at all if `path` is None."""
 
     path: Path | None

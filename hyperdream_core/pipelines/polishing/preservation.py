@@ -1,6 +1,6 @@
 """What polishing must not unlearn: how the start draws its person in other contexts.
 
-A picture shows one expression, one place and nothing on the head, and finetuning learns these together with the
+A picture shows one expression, one place and nothing on the head, and polishing learns these together with the
 person. Therefore the start first draws a few pictures of other contexts, in few steps; what it puts out on the way is
 what the polished identity shall put out there, too. The outputs are the targets, so that a rough picture does no harm.
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..base import Base
 from ..drawing.samplers import ddim_step
 from .denoising_error import Prompts, Samples, personalized
-from .trainable_adapters import FreshAdapters
+from .trainable_adapters import TrainableAdapters
 
 CONTEXTS = (
     "calm, wearing a hat, at the beach, photo",
@@ -69,7 +69,7 @@ class Preserved:
 @torch.no_grad()
 def draw_preserved(
     base: Base,
-    adapters: FreshAdapters,
+    adapters: TrainableAdapters,
     names: Sequence[str],
     has_start: Sequence[bool],
     *,

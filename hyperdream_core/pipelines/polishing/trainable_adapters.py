@@ -39,7 +39,7 @@ class _Group:
         return factors if self.fixed is None else torch.cat([self.fixed, factors], dim=-2)
 
 
-class FreshAdapters:
+class TrainableAdapters:
     """A fresh adapter of rank r for each row (subject), whose delta is zero at first, on top of the row's start.
 
     Args:
@@ -152,7 +152,7 @@ def without_effect(family: BaseFamily, starts: Sequence[Identity | None], kind: 
             )
     kinds = {(start.target_set, start.down_dim, start.up_dim) for start in known} or {kind}
     if len(kinds) > 1:
-        raise ConfigError(f"the starts have different layers or bases, {sorted(kinds)}; finetune each kind by itself")
+        raise ConfigError(f"the starts have different layers or bases, {sorted(kinds)}; polish each kind by itself")
     target_set, down_dim, up_dim = kinds.pop()
     coefficients = {}
     for layer in family.layers(target_set):

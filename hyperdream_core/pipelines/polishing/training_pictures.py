@@ -1,4 +1,4 @@
-"""What finetuning trains on: latents of the references and of slightly moved copies, and prompts, encoded once."""
+"""What polishing trains on: latents of the references and of slightly moved copies, and prompts, encoded once."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from hyperdream_core.identity import Identity, truncated
 from hyperdream_core.ops import lidb
 from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
 from hyperdream_core.pipelines.polishing.denoising_error import Samples, row_errors
-from hyperdream_core.pipelines.polishing.polish import FinetuneConfig, finetune, finetune_batch
+from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish, polish_batch
 from hyperdream_core.pipelines.polishing.preservation import CONTEXTS
 from hyperdream_core.pipelines.polishing.training_pictures import encode_pictures
 from hyperdream_core.pipelines.training.loop import step_generator
 
-CONFIG = FinetuneConfig(file_rank=0, steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
+CONFIG = PolishConfig(file_rank=0, steps=3, rank=2, batch=2, crops=1, learning_rate=0.01)
 
 
 def bits(base: DiffusersBase) -> list[Tensor]:
@@ -40,14 +40,14 @@ def assert_same(first: Identity, second: Identity) -> None:
 @pytest.fixture(scope="module")
 def polished(base: DiffusersBase) -> Identity:
     pictures = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(8))
-    return finetune(base, pictures, config=CONFIG).identity
+    return polish(base, pictures, config=CONFIG).identity
 
 
 def test_training_lowers_the_loss_on_its_picture(base: DiffusersBase, references: Tensor) -> None:
     def loss(rate: float) -> Tensor:
         # In nearly pure noise there is one thing to learn, whatever the draw: the picture.
-        config = FinetuneConfig(steps=12, rank=4, batch=1, crops=0, learning_rate=rate, noise_power=50.0)
-        return torch.tensor(finetune(base, references[:1], config=config).losses)
+        config = PolishConfig(steps=12, rank=4, batch=1, crops=0, learning_rate=rate, noise_power=50.0)
+        return torch.tensor(polish(base, references[:1], config=config).losses)
 
     # Step by step against a rate too small to learn: the same draws, whose noise levels decide most of the loss.
     untrained, trained = loss(1e-9), loss(0.03)
@@ -59,7 +59,7 @@ def test_the_base_is_as_it_was_bit_for_bit(base: DiffusersBase, references: Tens
     base.unet.mid_block.train(True).requires_grad_(True)
     before, before_flags = bits(base), flags(base)
     try:
-        finetune(base, references, config=CONFIG)
+        polish(base, references, config=CONFIG)
         assert flags(base) == before_flags
         assert all(torch.equal(one, other) for one, other in zip(before, bits(base), strict=True))
         assert all(p.grad is None for module in base.modules() for p in module.parameters())
@@ -70,7 +70,7 @@ def test_the_base_is_as_it_was_bit_for_bit(base: DiffusersBase, references: Tens
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(base: DiffusersBase, references: Tensor) -> None:
     runs = [
-        finetune(base, references, config=FinetuneConfig(steps=2, rank=1, batch=1, crops=1, seed=seed)).identity
+        polish(base, references, config=PolishConfig(steps=2, rank=1, batch=1, crops=1, seed=seed)).identity
         for seed in (5, 5, 6)
     ]
     assert_same(runs[0], runs[1])
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others(base: Diffuser
 def test_a_start_is_kept_and_the_fresh_rank_is_added(
     base: DiffusersBase, references: Tensor, polished: Identity
 ) -> None:
-    result = finetune(base, references, polished, CONFIG)
+    result = polish(base, references, polished, CONFIG)
     assert result.identity.rank == polished.rank + CONFIG.rank
     for name, start in polished.coefficients.items():
         assert torch.equal(result.identity.coefficients[name].down[: polished.rank], start.down)
@@ -89,18 +89,18 @@ def test_a_start_is_kept_and_the_fresh_rank_is_added(
 
 
 def test_the_first_step_sees_the_start(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
-    one = FinetuneConfig(steps=1, rank=1, batch=2, crops=0)
+    one = PolishConfig(steps=1, rank=1, batch=2, crops=0)
     doubled = polished.scaled(200.0)
-    assert finetune(base, references, doubled, one).losses != finetune(base, references, None, one).losses
+    assert polish(base, references, doubled, one).losses != polish(base, references, None, one).losses
 
 
 def test_many_subjects_at_once_are_trained_as_each_alone(
     base: DiffusersBase, references: Tensor, polished: Identity
 ) -> None:
     pictures, starts = [references[:1], references, references[1:]], [None, polished, None]
-    together = finetune_batch(base, pictures, starts, CONFIG, subjects_at_once=2)
+    together = polish_batch(base, pictures, starts, CONFIG, subjects_at_once=2)
     for one, start, identity in zip(pictures, starts, together, strict=True):
-        alone = finetune(base, one, start, CONFIG).identity
+        alone = polish(base, one, start, CONFIG).identity
         size, distance = 0.0, 0.0
         for name, c in alone.coefficients.items():
             size += float(lidb.core_distance(c, lidb.scale(c, 0.0)))
@@ -115,9 +115,9 @@ def test_cancelling_keeps_what_there_is(base: DiffusersBase, references: Tensor,
         if step == 2:
             raise stop("enough")
 
-    result = finetune(base, references, config=CONFIG, progress=progress)
+    result = polish(base, references, config=CONFIG, progress=progress)
     assert result.cancelled and len(result.losses) == 2
-    whole = finetune(base, references, config=CONFIG)
+    whole = polish(base, references, config=CONFIG)
     assert not whole.cancelled and whole.losses[:2] == result.losses
 
 
@@ -127,26 +127,26 @@ def test_a_hosts_own_interrupt_passes_and_leaves_the_base_clean(base: DiffusersB
             raise RuntimeError("host")
 
     with pytest.raises(RuntimeError, match="host"):
-        finetune(base, references, config=CONFIG, progress=progress)
+        polish(base, references, config=CONFIG, progress=progress)
     assert not any("forward" in part.__dict__ for part in base.unet.modules())
 
 
 def test_a_resumed_job_ends_like_an_uninterrupted_one(
     base: DiffusersBase, references: Tensor, polished: Identity, tmp_path: Path
 ) -> None:
-    config = FinetuneConfig(steps=5, rank=1, batch=1, crops=0, save_every=2, holdout_every=2)
+    config = PolishConfig(steps=5, rank=1, batch=1, crops=0, save_every=2, holdout_every=2)
 
     def progress(step: int, total: int) -> None:
         if step == 3:
             raise Cancelled("enough")
 
     file = tmp_path / "new" / "job.safetensors"
-    assert finetune(base, references, polished, config, progress, file).cancelled
+    assert polish(base, references, polished, config, progress, file).cancelled
     assert file.exists()
     with pytest.raises(ConfigError, match=r"job\.safetensors is the checkpoint of another job"):
-        finetune(base, references, None, config, checkpoint=file)
-    resumed = finetune(base, references, polished, config, checkpoint=file)
-    whole = finetune(base, references, polished, config)
+        polish(base, references, None, config, checkpoint=file)
+    resumed = polish(base, references, polished, config, checkpoint=file)
+    whole = polish(base, references, polished, config)
     assert resumed.losses == whole.losses
     assert_same(resumed.identity, whole.identity)
     assert not file.exists()
@@ -154,29 +154,29 @@ def test_a_resumed_job_ends_like_an_uninterrupted_one(
 
 def test_progress_counts_every_step(base: DiffusersBase, references: Tensor) -> None:
     seen: list[tuple[int, int]] = []
-    finetune(base, references, config=CONFIG, progress=lambda step, total: seen.append((step, total)))
+    polish(base, references, config=CONFIG, progress=lambda step, total: seen.append((step, total)))
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_held_out_looks_stop_early_and_keep_the_best(base: DiffusersBase, references: Tensor) -> None:
     # At this rate training destroys the network, so that the first looks are the best.
-    wild = FinetuneConfig(steps=12, rank=2, batch=1, crops=0, learning_rate=0.9, holdout_every=1, patience=1)
-    result = finetune(base, references, config=wild)
+    wild = PolishConfig(steps=12, rank=2, batch=1, crops=0, learning_rate=0.9, holdout_every=1, patience=1)
+    result = polish(base, references, config=wild)
     assert len(result.losses) < 12
-    one = FinetuneConfig(steps=12, rank=2, batch=1, crops=0, learning_rate=0.9)
+    one = PolishConfig(steps=12, rank=2, batch=1, crops=0, learning_rate=0.9)
     steps = len(result.losses) - wild.patience
 
     def progress(step: int, total: int) -> None:
         if step == steps:
             raise Cancelled("where the best was")
 
-    assert_same(result.identity, finetune(base, references, config=one, progress=progress).identity)
+    assert_same(result.identity, polish(base, references, config=one, progress=progress).identity)
 
 
 def test_the_anchor_pulls_towards_the_prediction(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
     def distance(anchor: float) -> float:
-        config = FinetuneConfig(steps=4, rank=1, batch=1, crops=0, learning_rate=0.03, anchor=anchor)
-        moved = finetune(base, references, polished, config).identity
+        config = PolishConfig(steps=4, rank=1, batch=1, crops=0, learning_rate=0.03, anchor=anchor)
+        moved = polish(base, references, polished, config).identity
         return sum(float(lidb.core_distance(c, polished.coefficients[n])) for n, c in moved.coefficients.items())
 
     assert distance(100.0) < 0.5 * distance(0.0)
@@ -191,11 +191,11 @@ def test_preserving_keeps_other_contexts_as_the_start_draws_them(
 
     @torch.no_grad()
     def drift(preserve: float) -> float:
-        config = FinetuneConfig(
+        config = PolishConfig(
             steps=8, rank=2, batch=1, crops=0, learning_rate=0.03, noise_power=50.0, preserve=preserve, file_rank=0
         )
         with torch.enable_grad():
-            moved = finetune(base, references[:1], polished, config).identity
+            moved = polish(base, references[:1], polished, config).identity
         outputs = []
         for identity in (polished, moved):
             with base.adapted(identity.expand()):
@@ -206,7 +206,7 @@ def test_preserving_keeps_other_contexts_as_the_start_draws_them(
 
 
 def test_without_a_start_nothing_is_preserved(base: DiffusersBase, references: Tensor) -> None:
-    with_it, without = (finetune(base, references, None, replace(CONFIG, preserve=p)).identity for p in (1.0, 0.0))
+    with_it, without = (polish(base, references, None, replace(CONFIG, preserve=p)).identity for p in (1.0, 0.0))
     assert_same(with_it, without)
 
 
@@ -214,7 +214,7 @@ def test_fewer_samples_at_once_give_the_same_up_to_rounding(
     base: DiffusersBase, references: Tensor, polished: Identity
 ) -> None:
     whole, parts = (
-        finetune(base, references, polished, replace(CONFIG, batch=3, samples_at_once=count)) for count in (8, 2)
+        polish(base, references, polished, replace(CONFIG, batch=3, samples_at_once=count)) for count in (8, 2)
     )
     torch.testing.assert_close(torch.tensor(parts.losses), torch.tensor(whole.losses), rtol=1e-3, atol=1e-5)
 
@@ -229,26 +229,26 @@ def test_drawing_what_is_preserved_can_be_cancelled(
         if len(calls) == 3:
             raise Cancelled("enough")
 
-    result = finetune(base, references, polished, CONFIG, progress)
+    result = polish(base, references, polished, CONFIG, progress)
     assert result.cancelled and not result.losses and result.identity is polished
 
 
 def test_file_rank_is_reached_as_closely_as_can_be(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
-    whole = finetune(base, references, polished, CONFIG).identity
-    small = finetune(base, references, polished, replace(CONFIG, file_rank=3)).identity
+    whole = polish(base, references, polished, CONFIG).identity
+    small = polish(base, references, polished, replace(CONFIG, file_rank=3)).identity
     assert (whole.rank, small.rank) == (4, 3)
     assert_same(small, truncated(whole, 3))
 
 
 def test_no_steps_give_the_prediction_back(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
-    assert finetune(base, references, polished, FinetuneConfig(steps=0)).identity is polished
+    assert polish(base, references, polished, PolishConfig(steps=0)).identity is polished
 
 
 def test_text_encoder_layers_are_trained_too(base: DiffusersBase, references: Tensor) -> None:
-    config = FinetuneConfig(
+    config = PolishConfig(
         steps=2, rank=1, batch=2, crops=0, learning_rate=0.01, target_set="attention+geglu+text", class_noun="pet"
     )
-    identities = finetune_batch(base, [references, references[:1]], [None, None], config)
+    identities = polish_batch(base, [references, references[:1]], [None, None], config)
     text = [name for name in identities[0].coefficients if name.startswith("text_encoder.")]
     assert len(text) == 8 and identities[0].class_noun == "pet"
     # The last layer's projections reach the output at the very first step.
@@ -268,14 +268,14 @@ def test_text_encoder_layers_are_trained_too(base: DiffusersBase, references: Te
 )
 def test_settings_out_of_range_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        FinetuneConfig(**change)  # type: ignore[arg-type]
+        PolishConfig(**change)  # type: ignore[arg-type]
 
 
 def test_a_start_for_another_base_is_refused(
     base: DiffusersBase, references: Tensor, fresh_identity: Callable[..., Identity]
 ) -> None:
     with pytest.raises(BaseMismatchError, match="was made for 'sd15', but the base is 'miniature'"):
-        finetune(base, references, fresh_identity("sd15"), CONFIG)
+        polish(base, references, fresh_identity("sd15"), CONFIG)
 
 
 def test_starts_of_different_kinds_are_refused(
@@ -283,21 +283,21 @@ def test_starts_of_different_kinds_are_refused(
 ) -> None:
     other = fresh_identity("miniature", "attention+geglu")
     with pytest.raises(ConfigError, match="different layers or bases"):
-        finetune_batch(base, [references, references], [polished, other], CONFIG)
+        polish_batch(base, [references, references], [polished, other], CONFIG)
     with pytest.raises(ConfigError, match="1 subjects have pictures but 2 a start"):
-        finetune_batch(base, [references], [polished, polished], CONFIG)
+        polish_batch(base, [references], [polished, polished], CONFIG)
 
 
 def test_subjects_without_pictures_are_refused(base: DiffusersBase, references: Tensor) -> None:
     with pytest.raises(ReferenceImageError, match="n of 1 or more"):
-        finetune(base, references[:0], config=CONFIG)
+        polish(base, references[:0], config=CONFIG)
     with pytest.raises(ConfigError, match="30x32 px does not fit the VAE"):
-        finetune(base, references[..., :30], config=CONFIG)
+        polish(base, references[..., :30], config=CONFIG)
 
 
 def test_diverged_training_is_refused(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
     with pytest.raises(ConfigError, match=r"learning_rate 0.01 diverged.*Use a learning_rate of 0.003 or less"):
-        finetune(base, references, polished.scaled(1e30), CONFIG)
+        polish(base, references, polished.scaled(1e30), CONFIG)
 
 
 def test_captions_decide_which_prompt_each_picture_is_trained_under(base: DiffusersBase, references: Tensor) -> None:
@@ -331,4 +331,4 @@ def test_the_background_counts_less_if_asked_to(base: DiffusersBase, references:
 
 def test_captions_for_another_number_of_pictures_are_refused(base: DiffusersBase, references: Tensor) -> None:
     with pytest.raises(ConfigError, match="1 captions for 2 pictures; give one for each"):
-        finetune(base, references, None, CONFIG, captions=["smiling"])
+        polish(base, references, None, CONFIG, captions=["smiling"])
