@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +284,39 @@ def test_a_link_in_a_circle_ends(library: Any, folder: Path, stored: bytes) -> N
     (folder / "again").symlink_to(folder, target_is_directory=True)
     (folder / "dangling.safetensors").symlink_to(folder / "nothing")
     assert names(library) == ["mara.safetensors"]
+
+
+def test_two_threads_on_one_library_lose_nothing(library: Any, folder: Path, stored: bytes) -> None:
+    """One renames back and forth and annotates, others list and look: no error, and everybody is there at the end."""
+    for name in ("anna", "bela", "carla"):
+        put(folder, name, stored, picture=True)
+    failures: list[BaseException] = []
+
+    def watched(job: Callable[[], object]) -> None:
+        try:
+            for _ in range(15):
+                job()
+        except BaseException as error:
+            failures.append(error)
+
+    def move(name: str) -> None:
+        library.rename(f"{name}.safetensors", f"{name} moved")
+        library.annotate(f"{name} moved.safetensors", notes="moved")
+        library.rename(f"{name} moved.safetensors", name)
+
+    annotate = partial(library.annotate, "carla.safetensors", "here")
+    jobs = [partial(move, "anna"), partial(move, "bela"), library.entries, annotate]
+    threads = [threading.Thread(target=watched, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    entries = {entry.title: entry for entry in library.entries()}
+    assert {title: entry.notes for title, entry in entries.items()} == {
+        "anna": "moved",
+        "bela": "moved",
+        "carla": "here",
+    }
+    assert all(entry.preview and not entry.problem for entry in entries.values())
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".png"}

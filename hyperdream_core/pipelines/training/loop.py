@@ -8,7 +8,7 @@ that a resumed run continues exactly where it stopped. Several processes are Acc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...config import ConfigError
+from ...errors import ConfigError, FileFormatError
 from ...formats.container import read_container, write_container
 
 Progress = Callable[[int, int], None]
@@ -99,6 +99,7 @@ def train(
 
     Raises:
         ConfigError: the checkpoint is of a longer training.
+        FileFormatError: the checkpoint is damaged, or of another training.
 
     Source: warm restarts are SGDR's, arXiv:1608.03983.
     """
@@ -157,7 +158,10 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], processes:
         function(*arguments)
         return
     from accelerate import debug_launcher
+    from accelerate.state import AcceleratorState
 
+    # Whoever has trained in one process before has left a state that says so, and forked processes would believe it.
+    AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(function, args=arguments, num_processes=processes)
 
 
@@ -202,6 +206,7 @@ def _resume(
     if not path.exists():
         return 0
     _, tensors = read_container(path, CHECKPOINT, 1)
+    step = _checked_step(path, tensors, trained)
     for name, parameter in trained.items():
         parameter.copy_(tensors[f"weight/{name}"])
         averaged[name].copy_(tensors[f"average/{name}"])
@@ -210,4 +215,32 @@ def _resume(
                 key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
                 for key in ("exp_avg", "exp_avg_sq", "step")
             }
-    return int(tensors["step"])
+    return step
+
+
+def _checked_step(path: Path, tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]) -> int:
+    """The step a checkpoint was saved at, once everything in it has been seen to be of this training."""
+    shapes: dict[str, tuple[int, ...]] = {"step": (1,)}
+    for name, parameter in trained.items():
+        shapes |= dict.fromkeys((f"weight/{name}", f"average/{name}"), tuple(parameter.shape))
+        if any(f"{key}/{name}" in tensors for key in ("exp_avg", "exp_avg_sq", "step")):
+            shapes |= dict.fromkeys((f"exp_avg/{name}", f"exp_avg_sq/{name}"), tuple(parameter.shape))
+            shapes[f"step/{name}"] = ()
+    for name in sorted({*shapes, *tensors}):
+        if name not in tensors or name not in shapes:
+            what = "lacks" if name in shapes else "has an unknown"
+            raise FileFormatError(
+                path, f"{what} tensor {name!r} for this training. Name the checkpoint of this one, or remove the file."
+            )
+        if tuple(tensors[name].shape) != shapes[name]:
+            raise FileFormatError(
+                path,
+                f"tensor {name!r} has the shape {tuple(tensors[name].shape)}, but this training needs {shapes[name]}. "
+                "Name the checkpoint of this one, or remove the file.",
+            )
+    step = float(tensors["step"])
+    if not (step >= 0 and step == int(step)):
+        raise FileFormatError(
+            path, f"holds step {step:g}, but a whole number of 0 or more is expected. It was altered; remove it."
+        )
+    return int(step)

@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hyperdream_core.errors import ConfigError
-from hyperdream_core.pipelines.training.loop import TrainingConfig, learning_rate, train
+from hyperdream_core.errors import ConfigError, FileFormatError
+from hyperdream_core.formats.container import read_container, write_container
+from hyperdream_core.pipelines.training.loop import (
+    CHECKPOINT,
+    TrainingConfig,
+    launch,
+    learning_rate,
+    step_generator,
+    train,
+)
 
 CONFIG = TrainingConfig(steps=6, warmup=2, learning_rate=0.1, save_every=4)
 
@@ -69,3 +77,51 @@ def test_the_checkpoint_of_a_longer_training_is_refused(tmp_path: Path) -> None:
     slope(tmp_path / "checkpoint")
     with pytest.raises(ConfigError, match="checkpoint holds 12 steps, 6 are asked for; ask for more, or delete it"):
         slope(tmp_path / "checkpoint", cycles=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weight/slope": torch.zeros(2)}, r"'weight/slope' has the shape \(2,\), but this training needs \(\)"),
+        ({"weight/slope": None}, "lacks tensor 'weight/slope'"),
+        ({"exp_avg/slope": None}, "lacks tensor 'exp_avg/slope'"),
+        ({"weight/other": torch.zeros(())}, "has an unknown tensor 'weight/other'"),
+        ({"step": torch.tensor([-3.0])}, "holds step -3, but a whole number"),
+        ({"step": torch.tensor([2.5])}, "holds step 2.5, but a whole number"),
+    ],
+)
+def test_an_altered_checkpoint_is_refused(tmp_path: Path, change: dict[str, Tensor | None], words: str) -> None:
+    slope(tmp_path / "checkpoint", cycles=1)
+    metadata, tensors = read_container(tmp_path / "checkpoint", CHECKPOINT, 1)
+    altered = {name: value for name, value in {**tensors, **change}.items() if value is not None}
+    own = {name: value for name, value in metadata.items() if name not in ("kind", "version")}
+    write_container(tmp_path / "checkpoint", CHECKPOINT, 1, own, altered)
+    with pytest.raises(FileFormatError, match=words):
+        slope(tmp_path / "checkpoint")
+
+
+def _train_in_a_process(folder: Path) -> None:
+    """Where `launch` puts it: gradients are averaged, and the main process saves."""
+    slope(folder / "checkpoint", cycles=1)
+
+
+# Python 3.12 warns of a fork beside threads, which torch has started.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
+    for folder, processes in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        launch(_train_in_a_process, (tmp_path / folder,), processes)
+    one, two = (read_container(tmp_path / folder / "checkpoint", CHECKPOINT, 1)[1] for folder in ("one", "two"))
+    assert float(two["step"]) == CONFIG.steps
+    # By hand: each step's gradient is the mean over what processes 0 and 1 draw.
+    line = Line()
+    optimizer = torch.optim.AdamW(line.parameters(), lr=CONFIG.learning_rate, betas=CONFIG.betas, weight_decay=0.01)
+    for step in range(CONFIG.steps):
+        losses = [line(draw(step_generator(CONFIG.seed, step, process)), None) for process in (0, 1)]
+        (sum(losses) / 2).backward()
+        torch.nn.utils.clip_grad_norm_(line.parameters(), CONFIG.clip)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, CONFIG)
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(two["weight/slope"], line.slope.detach())
+    assert not torch.equal(one["weight/slope"], two["weight/slope"])
