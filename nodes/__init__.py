@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import host
 from .apply_identity import ApplyIdentity, ApplyIdentityAdvanced
 from .blend_identities import BlendIdentities
 from .encode_prompt import EncodePrompt
 from .example_picture import offer_example_picture
 from .export_lora import ExportLora
+from .host import folders
 from .hybrid_guidance import HybridGuidance, HybridGuidanceAdvanced
 from .identity_files import LoadIdentity, SaveIdentity
 from .library_routes import register
@@ -52,7 +52,7 @@ class HyperDreamExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> HyperDreamExtension:
     """Called once by ComfyUI."""
-    host.register_folders()
-    offer_example_picture(host.input_folder())
-    register(host.routes(), host.identity_folders)
+    folders.register_folders()
+    offer_example_picture(folders.input_folder())
+    register(folders.routes(), folders.identity_folders)
     return HyperDreamExtension()

@@ -12,8 +12,8 @@ from ..hyperdream_core.bases.keys import to_ldm
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.ops.lowrank import LoraPair
-from . import host
 from .dials import check_range, choice, range_dials, strength_dial
+from .host import models, patches, run
 from .live_adapter import LiveAdapter
 from .wires import IDENTITY
 
@@ -37,9 +37,9 @@ class ApplyIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, identity: Identity, strength: float) -> io.NodeOutput:
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             pairs = _checked_pairs(model, identity)
-            is_live = host.is_low_precision(model)
+            is_live = models.is_low_precision(model)
             return io.NodeOutput(*_applied(model, clip, identity, pairs, strength, live=is_live))
 
 
@@ -98,9 +98,9 @@ class ApplyIdentityAdvanced(io.ComfyNode):
                 "a start or an end cannot be merged into the weights, which are the same in every step; set mode to "
                 "live or automatic, or start_percent to 0 and end_percent to 1"
             )
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             pairs = _weighted(_checked_pairs(model, identity), parts)
-            is_live = mode == "live" or (mode == "automatic" and (has_range or host.is_low_precision(model)))
+            is_live = mode == "live" or (mode == "automatic" and (has_range or models.is_low_precision(model)))
             percents = (start_percent, end_percent)
             return io.NodeOutput(*_applied(model, clip, identity, pairs, strength, live=is_live, percents=percents))
 
@@ -126,7 +126,7 @@ def _outputs() -> list[Any]:
 
 
 def _checked_pairs(model: Any, identity: Identity) -> dict[str, LoraPair]:
-    family = host.family_of(model)
+    family = models.family_of(model)
     if family.name != identity.family:
         raise BaseMismatchError(
             f"the identity was made for {identity.family!r}, but the model is {family.name!r}; load a checkpoint of "
@@ -155,16 +155,16 @@ def _applied(
     live: bool,
     percents: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Any, Any]:
-    family: BaseFamily = host.family_of(model)
+    family: BaseFamily = models.family_of(model)
     text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
     unet = {name: pair for name, pair in pairs.items() if name not in text}
     if strength == 0:
         return model.clone(), clip.clone()
     if live:
-        highest, lowest = (host.percent_to_sigma(model, percent) for percent in percents)
+        highest, lowest = (models.percent_to_sigma(model, percent) for percent in percents)
         named = {to_ldm(name, family): pair for name, pair in unet.items()}
-        personalised = host.with_wrapper(model, LiveAdapter(named, strength, (highest, lowest)))
+        personalised = patches.with_wrapper(model, LiveAdapter(named, strength, (highest, lowest)))
     else:
-        personalised = host.with_patches(model, unet, family, strength)
+        personalised = patches.with_patches(model, unet, family, strength)
     # The text encoder runs once per prompt, so there is nothing to be live in.
-    return personalised, host.clip_with_patches(clip, text, family, strength) if text else clip.clone()
+    return personalised, patches.clip_with_patches(clip, text, family, strength) if text else clip.clone()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hyperdream_core.identity import Identity, blended
-from . import host
 from .dials import share_dial
+from .host import run
 from .wires import IDENTITY
 
 
@@ -33,5 +33,5 @@ class BlendIdentities(io.ComfyNode):
 
     @classmethod
     def execute(cls, first: Identity, second: Identity, share: float) -> io.NodeOutput:
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             return io.NodeOutput(blended(first, second, share))

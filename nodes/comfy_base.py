@@ -16,7 +16,7 @@ from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.models.adapted_linear import live
 from ..hyperdream_core.ops.lowrank import LoraPair
 from ..hyperdream_core.pipelines.base import Conditioning
-from . import host
+from .host import models, patches, run, training
 
 _RECOMPUTED = ("ResBlock", "BasicTransformerBlock")
 """ComfyUI's classes whose insides are computed twice rather than kept, to save memory."""
@@ -37,10 +37,10 @@ class ComfyBase:
     """
 
     def __init__(self, model: Any, clip: Any, vae: Any, bytes_needed: float = 0.0, saves_memory: bool = False) -> None:
-        self.family: BaseFamily = host.family_of(model)
-        self.prediction_type = host.prediction_type_of(model)
-        self.alphas_cumprod = host.alphas_cumprod_of(model)
-        self.patcher = host.trainable(model)
+        self.family: BaseFamily = models.family_of(model)
+        self.prediction_type = models.prediction_type_of(model)
+        self.alphas_cumprod = models.alphas_cumprod_of(model)
+        self.patcher = training.trainable(model)
         self.latest: dict[str, LoraPair] = {}
         """the adapters of the last call of `adapted`, without their gradients"""
         self._clip, self._vae = clip, vae
@@ -50,7 +50,7 @@ class ComfyBase:
     @property
     def unet(self) -> nn.Module:
         """The UNet, under ldm's names."""
-        return host.unet_of(self.patcher)
+        return models.unet_of(self.patcher)
 
     @property
     def device(self) -> torch.device:
@@ -59,7 +59,7 @@ class ComfyBase:
 
     @property
     def dtype(self) -> torch.dtype:
-        return host.inference_dtype(self.patcher)
+        return models.inference_dtype(self.patcher)
 
     def modules(self) -> Sequence[nn.Module]:
         return (self.unet, self._clip.cond_stage_model)
@@ -114,7 +114,7 @@ class ComfyBase:
         text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
         unet = {to_ldm(name, self.family): pair for name, pair in pairs.items() if name not in text}
         with ExitStack() as stack:
-            stack.enter_context(host.stop_as_cancelled())
+            stack.enter_context(run.stop_as_cancelled())
             self.load()
             if unet:
                 self.latest = {name: LoraPair(p.down.detach(), p.up.detach()) for name, p in pairs.items()}
@@ -122,19 +122,19 @@ class ComfyBase:
                     stack.enter_context(_recomputed(self.unet))
                 stack.enter_context(live(self.unet, unet, strength, samples_each))
             if text:
-                host.leave_inference_mode(self._clip.cond_stage_model)
-                layers = host.text_layers(text, self.family)
+                training.leave_inference_mode(self._clip.cond_stage_model)
+                layers = patches.text_layers(text, self.family)
                 stack.enter_context(live(self._clip.cond_stage_model, layers, strength, samples_each))
             yield
 
     def load(self) -> None:
         """Bring the UNet to its device, once, with the room that was asked for."""
         if not self._is_loaded:
-            host.load_for_training(self.patcher, self._bytes_needed)
+            training.load_for_training(self.patcher, self._bytes_needed)
             self._is_loaded = True
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
-        parts = [Conditioning(*host.encode_prompt(self._clip, prompt)) for prompt in prompts]
+        parts = [Conditioning(*models.encode_prompt(self._clip, prompt)) for prompt in prompts]
         return _joined(parts, prompts)
 
 

@@ -8,8 +8,8 @@ from comfy_api.latest import io, ui
 
 from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.pipelines.prompts import insert_identifier, names_subject
-from . import host
 from .dials import subjects_prompt_box
+from .host import models
 from .wires import IDENTITY
 
 
@@ -41,4 +41,4 @@ class EncodePrompt(io.ComfyNode):
         said = prompt
         if not names_subject(text, identity.identifier):
             said = f"The text named nobody, so it was changed to: {prompt}\nWrite [V] where the person belongs."
-        return io.NodeOutput(host.conditioning(clip, prompt), prompt, ui=ui.PreviewText(said))
+        return io.NodeOutput(models.conditioning(clip, prompt), prompt, ui=ui.PreviewText(said))

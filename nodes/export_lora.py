@@ -11,7 +11,7 @@ from ..hyperdream_core.formats.container import read_tensors
 from ..hyperdream_core.formats.file_names import free_file
 from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.pipelines.export import export_lora
-from . import host
+from .host import folders, models, run
 from .wires import IDENTITY
 
 
@@ -44,12 +44,13 @@ class ExportLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, identity: Identity, name: str, model: Any = None) -> io.NodeOutput:
-        with host.ordinary_tensors():
-            if model is not None and host.family_of(model).name != identity.family:
+        with run.ordinary_tensors():
+            family = identity.family if model is None else models.family_of(model).name
+            if family != identity.family:
                 raise BaseMismatchError(
-                    f"the identity was made for {identity.family!r}, but the model is {host.family_of(model).name!r}, "
+                    f"the identity was made for {identity.family!r}, but the model is {family!r}, "
                     "so its LoRA would do nothing there; connect a checkpoint of its family, or none"
                 )
-            path = export_lora(identity, free_file(host.output_folder("loras", "hyperdream"), name))
+            path = export_lora(identity, free_file(folders.output_folder("loras", "hyperdream"), name))
             said = f"saved as {path}\nWrite 'a {identity.identifier} {identity.class_noun}' into the prompt."
             return io.NodeOutput(read_tensors(path)[1], str(path), ui=ui.PreviewText(said))

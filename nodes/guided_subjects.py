@@ -17,8 +17,8 @@ from ..hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
 from ..hyperdream_core.pipelines.drawing.guided_step import Guidance
 from ..hyperdream_core.pipelines.drawing.subjects import Pairs, ResolvedSubject, Subject, resolve
 from ..hyperdream_core.pipelines.prompts import insert_identifier, without_identifier
-from . import host, host_guidance
 from .guided_prompts import with_wordings
+from .host import guidance, models, patches
 from .lora_files import LoraFile
 
 _UNNAMED = "sks"
@@ -85,22 +85,22 @@ def guided(
         BaseMismatchError: an adapter for another family than the MODEL's.
         ConfigError: settings that contradict each other.
     """
-    family = host.family_of(model)
+    family = models.family_of(model)
     subjects = [replace(one, mask=_one_mask(one.mask, number)) for number, one in enumerate(subjects, start=1)]
     found = [_resolved(one, family, config) for one in subjects]
     null_share = 1.0 if config.null_strength is None else config.null_strength
     base_text, texts = prompts.of_base(subjects), [one.prompt(prompts.prompt) for one in subjects]
     clips = [_with_text(clip, text, config.strength) for _, text in found]
     null_clips = [_with_text(clip, text, config.strength * null_share) for _, text in found]
-    worded = [host.conditioning(one, text) for one, text in zip(clips, texts, strict=True)]
-    positive = with_wordings(host.conditioning(clip, base_text), worded, shows=worded[0])
-    plain = host.conditioning(clip, prompts.negative_prompt)
-    nulls = [plain if one is clip else host.conditioning(one, prompts.negative_prompt) for one in null_clips]
+    worded = [models.conditioning(one, text) for one, text in zip(clips, texts, strict=True)]
+    positive = with_wordings(models.conditioning(clip, base_text), worded, shows=worded[0])
+    plain = models.conditioning(clip, prompts.negative_prompt)
+    nulls = [plain if one is clip else models.conditioning(one, prompts.negative_prompt) for one in null_clips]
     lines = [f"person {number}: {text}" for number, text in enumerate(texts, start=1)]
     said = "\n".join([*(lines if len(lines) > 1 else [f"person: {texts[0]}"]), f"base: {base_text}"])
-    guidance = Guidance(config, [subject for subject, _ in found])
+    mixed = Guidance(config, [subject for subject, _ in found])
     negative = with_wordings(plain, nulls, shows=plain)
-    return Guided(host_guidance.with_guidance(model, guidance), positive, negative, said)
+    return Guided(guidance.with_guidance(model, mixed), positive, negative, said)
 
 
 def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceConfig) -> tuple[ResolvedSubject, Pairs]:
@@ -110,7 +110,7 @@ def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceC
     wanted = Subject(adapter=of_unet, neutral=connected.neutral, identifier=connected.identifier)
     subject = resolve(family, wanted, config, 1)[0]
     if isinstance(adapter, Identity):
-        text = {host.text_weight(name, family): pair for name, pair in adapter.expand().items() if _is_text(name)}
+        text = {patches.text_weight(name, family): pair for name, pair in adapter.expand().items() if _is_text(name)}
         subject = replace(subject, pairs=tuple(_of_unet(one, family) for one in subject.pairs))
     else:
         text = adapter.text
@@ -126,7 +126,7 @@ def _is_text(name: str) -> bool:
 
 
 def _with_text(clip: Any, pairs: Pairs, strength: float) -> Any:
-    return host.clip_with_weights(clip, pairs, strength) if pairs and strength != 0 else clip
+    return patches.clip_with_weights(clip, pairs, strength) if pairs and strength != 0 else clip
 
 
 def _one_mask(mask: Tensor | None, number: int) -> Tensor | None:

@@ -9,7 +9,6 @@ from comfy_api.latest import io, ui
 from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
-from . import host
 from .dials import (
     check_range,
     choice,
@@ -21,6 +20,7 @@ from .dials import (
     subjects_prompt_box,
 )
 from .guided_subjects import ConnectedSubject, Prompts, guided
+from .host import folders, run
 from .lora_files import read_lora_file
 from .wires import IDENTITY
 
@@ -76,7 +76,7 @@ class HybridGuidance(io.ComfyNode):
         lora: str,
         identity: Identity | None = None,
     ) -> io.NodeOutput:
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             subject = the_subject(identity, lora, model, clip)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
             return guided_output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
@@ -142,7 +142,7 @@ class HybridGuidanceAdvanced(io.ComfyNode):
             "active": (1 - end_percent, 1 - start_percent),
             "branch_weights": _numbers(weights),
         }
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             subject = the_subject(identity, lora, model, clip, neutral)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength, **more)
             return guided_output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
@@ -206,7 +206,7 @@ def lora_input() -> Any:
     return choice(
         "lora",
         "A LoRA file instead of an identity; its trigger word belongs into the prompt.",
-        [NO_LORA, *host.lora_names()],
+        [NO_LORA, *folders.lora_names()],
     )
 
 
@@ -238,7 +238,7 @@ def the_subject(
         raise ConfigError(f"Hybrid Guidance was given {both}, expected one; connect an identity, or choose a LoRA")
     if identity is not None:
         return ConnectedSubject(identity, neutral=neutral)
-    return ConnectedSubject(read_lora_file(host.stored_file(host.LORAS, lora), model, clip), neutral=neutral)
+    return ConnectedSubject(read_lora_file(folders.stored_file(folders.LORAS, lora), model, clip), neutral=neutral)
 
 
 def guidance_config(

@@ -13,7 +13,7 @@ from ..hyperdream_core.formats.file_names import free_file
 from ..hyperdream_core.formats.identity_file import read_identity, write_identity
 from ..hyperdream_core.identity import Identity
 from ..hyperdream_core.pictures.files import save_image
-from . import host
+from .host import folders, run
 from .wires import IDENTITY
 
 
@@ -49,8 +49,8 @@ class SaveIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, identity: Identity, name: str, notes: str, preview: Tensor | None = None) -> io.NodeOutput:
-        with host.ordinary_tensors():
-            path = free_file(host.output_folder("hyperdream"), name)
+        with run.ordinary_tensors():
+            path = free_file(folders.output_folder("hyperdream"), name)
             facts = {**identity.made_by, "saved": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
             if notes.strip():
                 facts["notes"] = notes.strip()
@@ -76,7 +76,7 @@ class LoadIdentity(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "identity",
-                    options=host.identity_names(),
+                    options=folders.identity_names(),
                     tooltip="Files in models/hyperdream and output/hyperdream. Press R to see new ones.",
                 )
             ],
@@ -87,7 +87,7 @@ class LoadIdentity(io.ComfyNode):
     def validate_inputs(cls, identity: str | None = None) -> bool | str:
         """In place of ComfyUI's own look at the list, whose message has no remedy."""
         # It is None where another node gives the name, which is not known before that has run.
-        if identity is None or identity in host.identity_names():
+        if identity is None or identity in folders.identity_names():
             return True
         return (
             f"{identity or '(nothing chosen)'} is not among the identities in models/hyperdream and output/hyperdream; "
@@ -97,9 +97,9 @@ class LoadIdentity(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, identity: str) -> str:
         """Changes when the file's content does."""
-        return hashlib.sha256(host.stored_file(host.IDENTITIES, identity).read_bytes()).hexdigest()
+        return hashlib.sha256(folders.stored_file(folders.IDENTITIES, identity).read_bytes()).hexdigest()
 
     @classmethod
     def execute(cls, identity: str) -> io.NodeOutput:
-        with host.ordinary_tensors():
-            return io.NodeOutput(read_identity(host.stored_file(host.IDENTITIES, identity)))
+        with run.ordinary_tensors():
+            return io.NodeOutput(read_identity(folders.stored_file(folders.IDENTITIES, identity)))

@@ -9,7 +9,7 @@ import torch
 
 from ..hyperdream_core.models.adapted_linear import live
 from ..hyperdream_core.ops.lowrank import LoraPair
-from . import host
+from .host import patches
 
 
 class LiveAdapter:
@@ -31,7 +31,7 @@ class LiveAdapter:
         Args:
             executor: ComfyUI's way on to the UNet, which it has as `class_obj`; the rest are the UNet's arguments.
         """
-        if not self._acts(host.options_of_call(arguments, named, "sigmas").get("sigmas")):
+        if not self._acts(patches.options_of_call(arguments, named, "sigmas").get("sigmas")):
             return executor(x, *arguments, **named)
         # The executor knows which UNet really runs: ComfyUI may have put another copy in place.
         with live(executor.class_obj, self._on(x.device), self._strength):

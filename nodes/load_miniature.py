@@ -18,7 +18,7 @@ from ..hyperdream_core.errors import FileFormatError
 from ..hyperdream_core.formats.container import read_tensors
 from ..hyperdream_core.models.small_autoencoder import SmallAutoencoder
 from ..hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm
-from . import host, host_miniature
+from .host import miniature, run
 
 _TEXT_SETTINGS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "hidden_act")
 
@@ -44,7 +44,7 @@ class LoadMiniature(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             return io.NodeOutput(*load_miniature())
 
 
@@ -61,7 +61,7 @@ def load_miniature() -> tuple[Any, Any, Any]:
     vae, vae_tensors = _part(folder / "vae")
     autoencoder = _filled(SmallAutoencoder.from_settings(vae), vae_tensors, folder / "vae")
     scale = float(vae["scaling_factor"])
-    model = host_miniature.small_model(
+    model = miniature.small_model(
         family,
         {unet_to_ldm(name, family.unet): tensor for name, tensor in unet_tensors.items()},
         heads=int(unet["attention_head_dim"]),
@@ -69,12 +69,12 @@ def load_miniature() -> tuple[Any, Any, Any]:
         scale=scale,
         rgb=_channel_colours(autoencoder, family, scale),
     )
-    clip = host_miniature.small_clip(
+    clip = miniature.small_clip(
         # transformers 5.6 dropped the first level of these names, which ComfyUI has.
         {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text_tensors.items()},
         {key: text[key] for key in _TEXT_SETTINGS},
     )
-    return model, clip, host_miniature.small_vae(autoencoder, family)
+    return model, clip, miniature.small_vae(autoencoder, family)
 
 
 def _part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..hyperdream_core.bundled import bundled_weights
 from ..hyperdream_core.pipelines.predictors.stored_hypernetwork import load_hypernetwork
-from . import host
 from .dials import choice
+from .host import folders, models, run
 from .wires import PREDICTOR, Predictor
 
 BUILT_IN = "miniature (built in)"
@@ -28,7 +28,7 @@ class LoadPredictor(io.ComfyNode):
                 choice(
                     "predictor",
                     "The built-in one works with Load Miniature. Files lie in models/hyperdream/predictors.",
-                    [BUILT_IN, *host.predictor_names()],
+                    [BUILT_IN, *folders.predictor_names()],
                 )
             ],
             outputs=[PREDICTOR.Output(display_name="predictor", tooltip="Connect to Predict Identity.")],
@@ -39,15 +39,15 @@ class LoadPredictor(io.ComfyNode):
         """Changes when the file does."""
         if predictor == BUILT_IN:
             return predictor
-        state = host.stored_file(host.PREDICTORS, predictor).stat()
+        state = folders.stored_file(folders.PREDICTORS, predictor).stat()
         return f"{predictor} {state.st_mtime_ns} {state.st_size}"
 
     @classmethod
     def execute(cls, predictor: str) -> io.NodeOutput:
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             if predictor == BUILT_IN:
                 path = bundled_weights() / "miniature" / "hypernetwork.safetensors"
             else:
-                path = host.stored_file(host.PREDICTORS, predictor)
+                path = folders.stored_file(folders.PREDICTORS, predictor)
             stored = load_hypernetwork(path)
-            return io.NodeOutput(Predictor(stored, host.networks_patcher(stored.network)))
+            return io.NodeOutput(Predictor(stored, models.networks_patcher(stored.network)))

@@ -14,7 +14,7 @@ from ..hyperdream_core.bases.keys import from_peft, to_ldm
 from ..hyperdream_core.errors import BaseMismatchError, FileFormatError
 from ..hyperdream_core.formats.container import read_tensors
 from ..hyperdream_core.ops.lowrank import LoraPair
-from . import host
+from .host import models, patches
 
 _ENDINGS = {
     ".lora_down.weight": "down",
@@ -50,7 +50,7 @@ def read_lora_file(path: Path, model: Any, clip: Any) -> LoraFile:
         BaseMismatchError: it changes layers that MODEL and CLIP do not have.
     """
     metadata, tensors = read_tensors(path)
-    places, family = host.lora_places(model, clip), host.family_of(model)
+    places, family = patches.lora_places(model, clip), models.family_of(model)
     unet: dict[str, LoraPair] = {}
     text: dict[str, LoraPair] = {}
     strange = []
@@ -103,5 +103,5 @@ def _diffusers_place(layer: str, family: BaseFamily) -> str | None:
     except BaseMismatchError:
         return None
     if name.startswith("text_encoder"):
-        return host.text_weight(name, family)
+        return patches.text_weight(name, family)
     return f"{_UNET}{to_ldm(name, family)}.weight"

@@ -17,7 +17,7 @@ from ..hyperdream_core.faces.prepared_faces import Faces
 from ..hyperdream_core.faces.recognizer import OnnxRecognizer
 from ..hyperdream_core.miniature.trial.judges import bundled_recognizer
 from ..hyperdream_core.pictures.arrays import picture_from_array
-from . import host
+from .host import folders, run
 from .wires import FACES
 
 
@@ -46,7 +46,7 @@ class MeasureLikeness(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, faces: Faces) -> io.NodeOutput:
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             pictures = torch.stack(
                 [picture_from_array(one.clone(), f"picture {n}").pixels for n, one in enumerate(images, start=1)]
             )
@@ -68,11 +68,11 @@ def _measured(pictures: Tensor, faces: Faces) -> tuple[Tensor, str]:
     own = bundled_recognizer()
     if own is not None and max(pictures.shape[-2:]) <= side:
         return own.compare(pictures, faces.at(side)), own.about
-    folders = host.face_model_folders()
+    places = folders.face_model_folders()
     try:
-        if find_model("recognizer", folders) is None:
+        if find_model("recognizer", places) is None:
             return pictures.new_zeros(0), NOT_MEASURED
-        judge = LikenessJudge(OnnxRecognizer(folders), open_detector("auto", folders)[0])
+        judge = LikenessJudge(OnnxRecognizer(places), open_detector("auto", places)[0])
     except MissingDependencyError as error:
         return pictures.new_zeros(0), f"not measured: {error}"
     originals = [one.picture.pixels for one in faces.prepared.pictures if one.crop is not None]

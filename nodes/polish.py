@@ -26,8 +26,8 @@ from ..hyperdream_core.pipelines.drawing.few_steps import few_steps
 from ..hyperdream_core.pipelines.polishing.polish import PolishConfig, PolishResult
 from ..hyperdream_core.pipelines.polishing.polish import polish as run_polish
 from ..hyperdream_core.pipelines.prompts import captions_of_lines
-from . import host
 from .comfy_base import ComfyBase
+from .host import folders, models, run, training
 
 # Measured on a full SD 1.5 at 256 px in fp32, one sample: 3.2 GB beside the weights, which is this many numbers per
 # latent position and channel of the first block; recomputing leaves about a quarter.
@@ -71,7 +71,7 @@ def polish(
     Returns:
         The identity and its curves as a picture (1, h, w, 3).
     """
-    family = host.family_of(loaded[0])
+    family = models.family_of(loaded[0])
     if start is not None and start.family != family.name:
         raise BaseMismatchError(
             f"the identity was made for {start.family!r}, but the model is {family.name!r}; leave the identity away to "
@@ -94,11 +94,11 @@ def polish(
             "memory set to 'save memory', fewer samples at once or a smaller size"
         ) from error
     finally:
-        host.tidy_up()
+        run.tidy_up()
     if result.cancelled:
         _keep(result)
         if not options.goes_on:
-            host.stop_prompt()
+            run.stop_prompt()
     return result.identity, watch.curves(result.losses)
 
 
@@ -119,8 +119,8 @@ def bytes_needed(family: BaseFamily, size: int, batch: int, number_size: int, sa
 
 def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: int, options: PolishOptions) -> ComfyBase:
     model = loaded[0]
-    number_size = torch.finfo(host.inference_dtype(model)).bits // 8
-    free = host.room_beside(model)
+    number_size = torch.finfo(models.inference_dtype(model)).bits // 8
+    free = training.room_beside(model)
     fast, lean = (bytes_needed(family, size, batch, number_size, saves) for saves in (False, True))
     saves_memory = options.memory == "save memory" or (options.memory == "automatic" and fast > free)
     needed = lean if saves_memory else fast
@@ -137,9 +137,9 @@ def _keep(result: PolishResult) -> Path | None:
     """Save what a stopped run has reached, if it has reached anything."""
     if not result.losses:
         return None
-    path = free_file(host.output_folder("hyperdream"), f"stopped-{time.strftime('%Y%m%d-%H%M%S')}")
+    path = free_file(folders.output_folder("hyperdream"), f"stopped-{time.strftime('%Y%m%d-%H%M%S')}")
     write_identity(path, replace(result.identity, made_by={**result.identity.made_by, "stopped": "by the user"}))
-    host.say(f"HyperDream: polishing was stopped after {len(result.losses)} steps; the best so far is kept in {path}")
+    run.say(f"HyperDream: polishing was stopped after {len(result.losses)} steps; the best so far is kept in {path}")
     return path
 
 
@@ -156,13 +156,13 @@ class _Watch:
         start: Identity | None,
     ) -> None:
         self._base, self._references, self._every = base, references, every
-        self._bar = host.Bar(config.steps)
-        self._decodes = host.is_small(vae)
+        self._bar = run.Bar(config.steps)
+        self._decodes = models.is_small(vae)
         self._judge: JudgeRecognizer | None = bundled_recognizer() if base.family.name == "miniature" else None
         self._start = {} if start is None else start.expand()
         who = start or config
         self._prompts = [f"a {who.identifier} {who.class_noun}", ""]
-        self._look = None if self._decodes else host.latent_preview(base.patcher)
+        self._look = None if self._decodes else models.latent_preview(base.patcher)
         self._likeness: list[tuple[float, float]] = []
         self._seen = -1
 

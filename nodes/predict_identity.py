@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..hyperdream_core.bases import get_base
 from ..hyperdream_core.faces.prepared_faces import Faces
 from ..hyperdream_core.pipelines.predictors.predict import predict_identity
-from . import host
+from .host import models, run
 from .wires import FACES, IDENTITY, PREDICTOR, Predictor
 
 
@@ -31,8 +31,8 @@ class PredictIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, predictor: Predictor, faces: Faces) -> io.NodeOutput:
-        with host.ordinary_tensors():
-            host.load(predictor.patcher)
+        with run.ordinary_tensors():
+            models.load(predictor.patcher)
             network = predictor.stored.network
             references = faces.at(get_base(network.config.family).picture_size)
             like = next(network.parameters())

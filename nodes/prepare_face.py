@@ -16,8 +16,8 @@ from ..hyperdream_core.faces.prepare import PrepareConfig, PreparedReferences, p
 from ..hyperdream_core.faces.prepared_faces import Faces, report_text
 from ..hyperdream_core.pictures.arrays import picture_from_array
 from ..hyperdream_core.pictures.files import resize
-from . import host
 from .dials import choice, count_dial
+from .host import folders, run
 from .wires import FACES, LANDMARKS
 
 _SIZE = 512
@@ -78,13 +78,13 @@ class PrepareFace(io.ComfyNode):
     def execute(
         cls, image: Tensor, detector: str, order: str, index: int, on_no_face: str, landmarks: Any = None
     ) -> io.NodeOutput:
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             config = PrepareConfig(
                 detector=detector,  # type: ignore[arg-type]
                 face_order=order,  # type: ignore[arg-type]
                 face=index,
                 on_no_face=on_no_face,  # type: ignore[arg-type]
-                face_models=host.face_model_folders(),
+                face_models=folders.face_model_folders(),
             )
             pictures = [
                 picture_from_array(one.clone(), f"picture {number}" if len(image) > 1 else "the picture")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.identity import Identity
-from . import host
 from .guided_subjects import ConnectedSubject, Prompts
+from .host import run
 from .hybrid_guidance import PRESETS, base_inputs, dial_inputs, guidance_config, guided_output, outputs, prompt_inputs
 from .wires import IDENTITY
 
@@ -69,7 +69,7 @@ class RegionalIdentities(io.ComfyNode):
         mask_4: Tensor | None = None,
     ) -> io.NodeOutput:
         places: _Places = [(identity_1, mask_1), (identity_2, mask_2), (identity_3, mask_3), (identity_4, mask_4)]
-        with host.ordinary_tensors():
+        with run.ordinary_tensors():
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
             return guided_output(model, clip, _connected(places), Prompts(prompt, negative_prompt, base_prompt), config)
 

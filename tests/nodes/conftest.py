@@ -74,7 +74,7 @@ def host(loaded_pack: ModuleType, tmp_path: Path) -> Host:
     here.comfy("folder_paths").start_in(tmp_path)
     here.comfy("comfy.model_management").reset()
     here.comfy("comfy.utils").shown.clear()
-    here.module("host").register_folders()
+    here.module("host.folders").register_folders()
     return here
 
 

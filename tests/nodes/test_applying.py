@@ -102,7 +102,7 @@ def test_text_layers_reach_the_text_encoder(host: Host, miniature: Any, identity
         if name.startswith("text_encoder")
     }
     pairs = {n: lowrank.LoraPair(torch.randn(p.down.shape, generator=generator), p.up) for n, p in pairs.items()}
-    clip = host.module("host").clip_with_patches(miniature[1], pairs, family, 1.0)
+    clip = host.module("host.patches").clip_with_patches(miniature[1], pairs, family, 1.0)
     with torch.inference_mode():
         changed, before = (one.encode_from_tokens(one.tokenize("a sks face"))[0] for one in (clip, miniature[1]))
         assert float((changed - before).abs().mean()) > 0.01
@@ -110,7 +110,8 @@ def test_text_layers_reach_the_text_encoder(host: Host, miniature: Any, identity
     with pytest.raises(
         host.core("errors").BaseMismatchError, match="8 of 8 layers of the identity are not in this model"
     ):
-        host.module("host").with_patches(miniature[1].patcher, dict(list(identity.expand().items())[:8]), family, 1.0)
+        some = dict(list(identity.expand().items())[:8])
+        host.module("host.patches").with_patches(miniature[1].patcher, some, family, 1.0)
 
 
 def test_a_prompt_gets_the_word_that_stands_for_the_person(host: Host, miniature: Any, identity: Any) -> None:

@@ -106,8 +106,8 @@ def test_paths_of_extra_model_paths_are_honoured(host: Host, identity: Any, tmp_
     (extra / "predictors").mkdir(parents=True)
     (extra / "predictors" / "p.safetensors").touch()
     (extra / "readme.txt").touch()
-    host.module("host").register_folders()
-    host.module("host").register_folders()
+    host.module("host.folders").register_folders()
+    host.module("host.folders").register_folders()
     save(host, identity).rename(extra / "ana.safetensors")
     assert host.module("").LoadIdentity.define_schema().inputs[0].facts["options"] == ["ana.safetensors"]
     options = host.module("").LoadPredictor.define_schema().inputs[0].facts["options"]

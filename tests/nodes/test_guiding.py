@@ -64,7 +64,7 @@ def drawn(host: Host, made: Any, noise: Tensor, cfg: float = 3.0, steps: int = 4
 
 def plain(host: Host, model: Any, clip: Any, prompt: str) -> Any:
     """The same three by ComfyUI's own nodes."""
-    encode = host.module("host").conditioning
+    encode = host.module("host.models").conditioning
     with torch.inference_mode():
         return model, encode(clip, prompt), encode(clip, "")
 
@@ -220,7 +220,7 @@ def test_a_lora_file_stands_in_for_an_identity(
 def test_a_lora_of_convolutions_and_text_is_what_merging_it_gives(
     host: Host, miniature: Any, noise: Tensor, tmp_path: Path
 ) -> None:
-    places = host.module("host").lora_places(*miniature[:2])
+    places = host.module("host.patches").lora_places(*miniature[:2])
     chosen = [
         next(name for name in places if name.endswith(ending))
         for ending in ("_proj_in", "_in_layers_2", "_ff_net_2", "_op", "_mlp_fc1")

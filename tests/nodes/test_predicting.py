@@ -23,7 +23,7 @@ def base(loaded_pack: Any) -> Any:
 
 
 def comfy_base(host: Host, miniature: Any) -> Any:
-    with host.module("host").ordinary_tensors():
+    with host.module("host.run").ordinary_tensors():
         made = host.module("comfy_base").ComfyBase(*miniature)
         made.load()
         return made
@@ -51,7 +51,7 @@ def test_its_vae_codes_as_it_does_outside(host: Host, miniature: Any, base: Any,
 
 def test_the_miniature_is_read_without_diffusers(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     # The double's UNet is diffusers' own, so only what reads the files is run without it.
-    made = host.module("host_miniature")
+    made = host.module("host.miniature")
     for name in ("small_model", "small_clip", "small_vae"):
         monkeypatch.setattr(made, name, lambda *given, **named: given[0])
     for package in ("diffusers", "accelerate"):

@@ -15,12 +15,12 @@ import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.ops.noise import to_t
-from ..hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
-from ..hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
-from .guided_prompts import worded
-from .host import options_of_call
+from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.ops.noise import to_t
+from ...hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
+from ...hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
+from ..guided_prompts import worded
+from .patches import options_of_call
 
 _KEY = "hyperdream_guidance"
 _ROLE = "hyperdream_role"

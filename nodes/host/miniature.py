@@ -18,8 +18,8 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
-from ..hyperdream_core.bases import BaseFamily
-from ..hyperdream_core.errors import FileFormatError
+from ...hyperdream_core.bases import BaseFamily
+from ...hyperdream_core.errors import FileFormatError
 
 
 class _Multiple(Fraction):
