@@ -7,7 +7,7 @@ from typing import Any
 
 from . import lora_reader
 from .host import WebUI
-from .jobs import Workshop
+from .jobs import Jobs
 
 TITLE = "HyperDream"
 
@@ -22,24 +22,24 @@ def register() -> None:
 
 
 @lru_cache(maxsize=1)
-def workshop() -> Workshop:
-    """The one workshop, which tab and API share."""
-    return Workshop(WebUI())
+def jobs() -> Jobs:
+    """The jobs that tab and API share."""
+    return Jobs(WebUI())
 
 
 def tabs() -> list[tuple[Any, str, str]]:
     """The tab, its title and its id."""
     from .tab import build_tab
 
-    return [(build_tab(workshop()), TITLE, "hyperdream")]
+    return [(build_tab(jobs()), TITLE, "hyperdream")]
 
 
 def add_routes(demo: Any, app: Any) -> None:
     """The API, behind the host's own switch."""
-    if workshop().webui.has_api:
+    if jobs().webui.has_api:
         from . import routes
 
-        routes.register(app, workshop())
+        routes.register(app, jobs())
 
 
 def guidance_script() -> type:
@@ -49,7 +49,7 @@ def guidance_script() -> type:
     from .guidance_script import GuidanceAccordion
 
     class GuidanceScript(GuidanceAccordion, scripts.Script):
-        shelf = workshop().shelf
+        loras = jobs().loras
         always_visible = scripts.AlwaysVisible
 
     return GuidanceScript

@@ -8,7 +8,7 @@ from hyperdream_core.errors import ConfigError, HyperDreamError
 
 from .guidance import NOBODY, OWN, PRESETS, Dials, Guided, guided, pasted
 from .host import is_forge, sentence
-from .lora_folder import Shelf
+from .lora_folder import LoraFolder
 
 
 class GuidanceAccordion:
@@ -17,7 +17,7 @@ class GuidanceAccordion:
     What a host's class of scripts adds is given in `extension`; the hosts make one for each tab.
     """
 
-    shelf: Shelf
+    loras: LoraFolder
     always_visible: Any
     """the host's mark for scripts that are no choice of a list"""
 
@@ -94,7 +94,7 @@ class GuidanceAccordion:
             )
             if dials.identity == NOBODY:
                 raise ConfigError("HyperDream guidance is on, but no identity is chosen; choose one")
-            self._guided = guided(dials, self.shelf.read(dials.identity), _unet(p))
+            self._guided = guided(dials, self.loras.read(dials.identity), _unet(p))
         except HyperDreamError as error:
             p.comment(sentence(error))
             return
@@ -140,7 +140,7 @@ class GuidanceAccordion:
             self._run = None
 
     def _names(self) -> list[str]:
-        return [NOBODY, *(entry.name for entry in self.shelf.entries() if entry.family in ("sd15", "sd2"))]
+        return [NOBODY, *(entry.name for entry in self.loras.entries() if entry.family in ("sd15", "sd2"))]
 
 
 def _from_infotext(name: str) -> Any:

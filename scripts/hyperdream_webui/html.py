@@ -12,7 +12,7 @@ from hyperdream_core.errors import HyperDreamError
 from hyperdream_core.pictures.files import read_image, square_crop, to_pil
 from hyperdream_core.pipelines.library import Entry
 
-from .lora_folder import Shelf, plain_title
+from .lora_folder import LoraFolder, plain_title
 
 _THUMBNAIL = 192
 _SHORT = {"sd15": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "miniature": "miniature"}
@@ -81,18 +81,18 @@ _CHOOSE = (
 )
 
 
-def cards(shelf: Shelf) -> str:
+def cards(loras: LoraFolder) -> str:
     """The library as HTML: a card for each identity, which puts its name into the box of the chosen one."""
-    entries = shelf.entries()
+    entries = loras.entries()
     if not entries:
         return '<p class="hd-intro">No identities yet. Those you create appear here.</p>'
-    return f'<div class="hd-cards">{"".join(_card(shelf, entry) for entry in entries)}</div>'
+    return f'<div class="hd-cards">{"".join(_card(loras, entry) for entry in entries)}</div>'
 
 
-def _card(shelf: Shelf, entry: Entry) -> str:
+def _card(loras: LoraFolder, entry: Entry) -> str:
     title = html.escape(plain_title(entry))
     words = entry.problem or f"{_SHORT.get(entry.family, entry.family)} · a {entry.identifier} {entry.class_noun}"
-    picture = shelf.library.preview(entry.name)
+    picture = loras.library.preview(entry.name)
     small = "" if picture is None else thumbnail(picture)
     shown = f'<img src="{small}" alt="">' if small else f'<span class="hd-blank">{title[:1]}</span>'
     name, tip = html.escape(entry.name, quote=True), html.escape(f"{entry.name}\n{entry.notes or words}", quote=True)

@@ -40,7 +40,7 @@ from hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHyper
 from hyperdream_core.pipelines.progress import Progress
 from hyperdream_core.pipelines.prompts import captions_of_lines, insert_identifier, without_identifier
 
-from .lora_folder import Shelf
+from .lora_folder import LoraFolder
 
 MINIATURE = "miniature"
 CHECKPOINT = "checkpoint"
@@ -121,7 +121,7 @@ class Created:
     cancelled: bool
 
 
-class Workshop:
+class Jobs:
     """The jobs.
 
     Args:
@@ -130,7 +130,7 @@ class Workshop:
 
     def __init__(self, webui: Any) -> None:
         self.webui = webui
-        self.shelf = Shelf(webui.lora_folder, webui.own_folder)
+        self.loras = LoraFolder(webui.lora_folder, webui.own_folder)
 
     def look(
         self, files: Sequence[str | Path], choice: FaceChoice, on: str = CHECKPOINT
@@ -154,18 +154,18 @@ class Workshop:
             size = base.family.picture_size
         notes = [*faces.prepared.notes]
         identity, how, cancelled = self._made(base, faces, order, size, notes)
-        name = self.shelf.put(identity, order.name)
+        name = self.loras.put(identity, order.name)
         drawn, infotext = self._drawn(base, identity, name, order, size)
         before, after, by = self._likeness(drawn, faces, is_miniature)
         if drawn:
-            self.shelf.show(name, drawn[-1][1])
+            self.loras.show(name, drawn[-1][1])
         self.webui.refresh_networks()
         lines = [f"{how}, {time.perf_counter() - began:.0f} s in all", f"likeness {by}", *notes]
         if cancelled:
             lines.insert(0, "stopped by you: the best so far is kept")
         return Created(
             name=name,
-            prompt="" if is_miniature else self.shelf.prompt(name),
+            prompt="" if is_miniature else self.loras.prompt(name),
             grid=self._grid(faces, drawn, order, size),
             likeness=after,
             likeness_before=before,

@@ -31,7 +31,7 @@ _HOST_FAMILIES = {"sd15": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 """families that the hosts can load, as they call them"""
 
 
-class Shelf:
+class LoraFolder:
     """The library, and what belongs to each of its files.
 
     Args:

@@ -23,31 +23,31 @@ from PIL import Image
 
 from hyperdream_core.errors import ConfigError, HyperDreamError
 
-from .jobs import CHECKPOINT, FaceChoice, Order, Workshop
+from .jobs import CHECKPOINT, FaceChoice, Jobs, Order
 
 PREFIX = "/hyperdream/v1"
 _LARGEST_PICTURE = 64_000_000
 
 
-def register(app: Any, workshop: Workshop) -> None:
+def register(app: Any, jobs: Jobs) -> None:
     """Add the routes, once for an app.
 
     Args:
         app: the host's FastAPI.
-        workshop: does the work.
+        jobs: does the work.
     """
     if any(getattr(route, "path", "").startswith(PREFIX) for route in app.router.routes):
         return
-    webui, shelf = workshop.webui, workshop.shelf
+    webui, loras = jobs.webui, jobs.loras
     guards = [Depends(_guard(webui.api_users))] if webui.api_users else []
 
     # Plain functions: the host's server runs them on threads of their own.
     def identities() -> Any:
-        return {"identities": [asdict(entry) for entry in shelf.entries()]}
+        return {"identities": [asdict(entry) for entry in loras.entries()]}
 
     def preview(name: str = "") -> Any:
         try:
-            path = shelf.library.preview(name)
+            path = loras.library.preview(name)
         except HyperDreamError as error:
             return _refusal(error, 404)
         if path is None:
@@ -57,7 +57,7 @@ def register(app: Any, workshop: Workshop) -> None:
     def faces(body: dict = Body(...)) -> Any:  # noqa: B008
         def look() -> dict[str, Any]:
             with _pictures(body) as files:
-                previews, report = workshop.look(files, _face_choice(body), body.get("on", CHECKPOINT))
+                previews, report = jobs.look(files, _face_choice(body), body.get("on", CHECKPOINT))
             return {"report": report, "previews": [_encoded(one) for one in previews]}
 
         return _answer(look)
@@ -66,18 +66,18 @@ def register(app: Any, workshop: Workshop) -> None:
         def make() -> dict[str, Any]:
             with _pictures(body) as files:
                 order = _order(body, files)
-                made = webui.in_turn(lambda: webui.with_models(lambda: workshop.create(order)))
+                made = webui.in_turn(lambda: webui.with_models(lambda: jobs.create(order)))
             facts = {key: value for key, value in vars(made).items() if key != "grid"}
             return {**facts, "grid": None if made.grid is None else _encoded(made.grid)}
 
         return _answer(make)
 
     def rename(body: dict = Body(...)) -> Any:  # noqa: B008
-        return _changed(lambda: {"name": shelf.rename(_text(body, "name"), _text(body, "new_name"))})
+        return _changed(lambda: {"name": loras.rename(_text(body, "name"), _text(body, "new_name"))})
 
     def delete(body: dict = Body(...)) -> Any:  # noqa: B008
         def gone() -> dict[str, Any]:
-            shelf.delete(_text(body, "name"))
+            loras.delete(_text(body, "name"))
             return {}
 
         return _changed(gone)
@@ -85,11 +85,11 @@ def register(app: Any, workshop: Workshop) -> None:
     def blend(body: dict = Body(...)) -> Any:  # noqa: B008
         first, second = (lambda: _text(body, "first")), (lambda: _text(body, "second"))
         return _changed(
-            lambda: {"name": shelf.blend(first(), second(), _number(body, "share", 0.5), _text(body, "name"))}
+            lambda: {"name": loras.blend(first(), second(), _number(body, "share", 0.5), _text(body, "name"))}
         )
 
     def export(body: dict = Body(...)) -> Any:  # noqa: B008
-        return _changed(lambda: {"path": str(shelf.export(_text(body, "name")))})
+        return _changed(lambda: {"path": str(loras.export(_text(body, "name")))})
 
     def _changed(action: Callable[[], dict[str, Any]]) -> Any:
         answer = _answer(action)

@@ -1,4 +1,4 @@
-"""The tab: a `gradio.Blocks` of a workshop, one source for gradio 3.41 (Automatic1111) and 4.40 (Forge)."""
+"""The tab: a `gradio.Blocks` over the jobs, one source for gradio 3.41 (Automatic1111) and 4.40 (Forge)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from hyperdream_core.faces.face import FaceOrder
 
 from . import html
 from .host import sentence
-from .jobs import CHECKPOINT, MINIATURE, FaceChoice, Order, Workshop
+from .jobs import CHECKPOINT, MINIATURE, FaceChoice, Jobs, Order
 
 _WHERE = {"the loaded checkpoint": CHECKPOINT, "the miniature (to try it; 64 px)": MINIATURE}
 
 
-def build_tab(workshop: Workshop) -> gr.Blocks:
-    """The tab of a workshop; one for each call."""
+def build_tab(jobs: Jobs) -> gr.Blocks:
+    """The tab over the jobs; one for each call."""
     with gr.Blocks(analytics_enabled=False) as tab, gr.Column(elem_id="hyperdream_tab"):
         gr.HTML(html.STYLE + html.INTRO)
         with gr.Tabs():
             with gr.TabItem("Create"):
-                created = _create_panel(workshop)
+                created = _create_panel(jobs)
             with gr.TabItem("Library") as library:
-                cards, chosen = _library_panel(workshop)
-        show = {"fn": lambda: html.cards(workshop.shelf), "inputs": [], "outputs": [cards]}
+                cards, chosen = _library_panel(jobs)
+        show = {"fn": lambda: html.cards(jobs.loras), "inputs": [], "outputs": [cards]}
         library.select(**show)
         created.change(fn=lambda name: name, inputs=[created], outputs=[chosen])
         tab.load(**show)
     return tab
 
 
-def _create_panel(workshop: Workshop) -> Any:
+def _create_panel(jobs: Jobs) -> Any:
     """Photographs on the left, what came of them on the right; returns the box with the new identity's name."""
     with gr.Row():
         with gr.Column(scale=5):
@@ -68,7 +68,7 @@ def _create_panel(workshop: Workshop) -> Any:
         if not dropped:
             return gr.update(value=None, visible=False), ""
         try:
-            pictures, text = workshop.look(paths_of(dropped), _face_choice(chosen), _WHERE[where])
+            pictures, text = jobs.look(paths_of(dropped), _face_choice(chosen), _WHERE[where])
         except HyperDreamError as error:
             return gr.update(value=None, visible=False), html.refused(sentence(error))
         return gr.update(value=pictures, visible=True), html.said(text)
@@ -77,7 +77,7 @@ def _create_panel(workshop: Workshop) -> Any:
         count = len(choice)
         try:
             order = _order(paths_of(dropped or []), _face_choice(values[:count]), values[count:])
-            made = workshop.webui.with_models(lambda: workshop.create(order))
+            made = jobs.webui.with_models(lambda: jobs.create(order))
         except HyperDreamError as error:
             return None, "", html.refused(sentence(error)), "", "", "", ""
         bars = html.likeness_bars(made.likeness_before, made.likeness)
@@ -91,13 +91,13 @@ def _create_panel(workshop: Workshop) -> Any:
     task = gr.Textbox(visible=False)
     outputs = [grid, likeness, result, prompt, infotext, created, log]
     create.click(
-        fn=workshop.webui.queued(job, [None, "", "", "", "", ""]),
+        fn=jobs.webui.queued(job, [None, "", "", "", "", ""]),
         inputs=[task, files, *choice, *settings],
         outputs=outputs,
         show_progress=False,
         **script(html.START),
     )
-    stop.click(fn=workshop.webui.interrupt, inputs=[], outputs=[])
+    stop.click(fn=jobs.webui.interrupt, inputs=[], outputs=[])
     send.click(fn=None, inputs=[prompt], outputs=[], **script(html.TO_TXT2IMG))
     return created
 
@@ -156,9 +156,9 @@ def _create_inputs() -> list[Any]:
     return [name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, draw_steps, seed]
 
 
-def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
+def _library_panel(jobs: Jobs) -> tuple[Any, Any]:
     """Cards, and what may be done with the chosen one; returns the cards and the box of the chosen one."""
-    shelf = workshop.shelf
+    loras = jobs.loras
     cards = gr.HTML(elem_id="hyperdream_cards")
     with gr.Row():
         chosen = gr.Textbox(label="Chosen", placeholder="click a card", elem_id="hyperdream_chosen")
@@ -181,7 +181,7 @@ def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
 
     def prompt_of(name: str, value: float) -> str:
         try:
-            return shelf.prompt(name, value) if name and shelf.is_for_host(name) else ""
+            return loras.prompt(name, value) if name and loras.is_for_host(name) else ""
         except HyperDreamError:
             return ""
 
@@ -191,28 +191,28 @@ def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
         def run(name: str, *values: Any) -> tuple[Any, ...]:
             try:
                 if not name:
-                    return html.cards(shelf), name, html.said("")
+                    return html.cards(loras), name, html.said("")
                 name, text = action(name, *values)
-                workshop.webui.refresh_networks()
+                jobs.webui.refresh_networks()
             except HyperDreamError as error:
-                return html.cards(shelf), name, html.refused(sentence(error))
-            return html.cards(shelf), name, html.said(text)
+                return html.cards(loras), name, html.refused(sentence(error))
+            return html.cards(loras), name, html.said(text)
 
         return run
 
     def renamed(name: str, new: str) -> tuple[str, str]:
-        now = shelf.rename(name, new)
+        now = loras.rename(name, new)
         return now, f"{name} is now {now}"
 
     def deleted(name: str) -> tuple[str, str]:
-        shelf.delete(name)
+        loras.delete(name)
         return "", f"{name} is deleted"
 
     def exported(name: str) -> tuple[str, str]:
-        return name, f"written: {shelf.export(name)}"
+        return name, f"written: {loras.export(name)}"
 
     def blended(name: str, second: str, of_second: float, called: str) -> tuple[str, str]:
-        made = shelf.blend(name, second or "", of_second, called)
+        made = loras.blend(name, second or "", of_second, called)
         return made, f"kept as {made}; polish it or draw with it"
 
     after = [cards, chosen, message]
@@ -220,11 +220,11 @@ def _library_panel(workshop: Workshop) -> tuple[Any, Any]:
     delete.click(fn=done(deleted), inputs=[chosen], outputs=after, **script(html.CONFIRM_DELETE))
     export.click(fn=done(exported), inputs=[chosen], outputs=after)
     blend.click(fn=done(blended), inputs=[chosen, other, share, blend_name], outputs=after)
-    refresh.click(fn=lambda: html.cards(shelf), inputs=[], outputs=[cards])
+    refresh.click(fn=lambda: html.cards(loras), inputs=[], outputs=[cards])
     for component in (chosen, strength):
         component.change(fn=prompt_of, inputs=[chosen, strength], outputs=[prompt])
     names = {
-        "fn": lambda: gr.update(choices=[entry.name for entry in shelf.entries()]),
+        "fn": lambda: gr.update(choices=[entry.name for entry in loras.entries()]),
         "inputs": [],
         "outputs": [other],
     }

@@ -206,13 +206,13 @@ def test_nothing_stays_hooked(host: SimpleNamespace) -> None:
 
 @pytest.fixture
 def accordion(host: SimpleNamespace, a1111: SimpleNamespace, tmp_path: Any) -> SimpleNamespace:
-    """A script as the host makes one, with an identity on its shelf, and a job."""
+    """A script as the host makes one, with an identity in its folder, and a job."""
     from hyperdream_webui.guidance_script import GuidanceAccordion
-    from hyperdream_webui.lora_folder import Shelf
+    from hyperdream_webui.lora_folder import LoraFolder
 
     script = GuidanceAccordion()
-    script.shelf = Shelf(tmp_path / "lora", tmp_path / "own")
-    name = script.shelf.put(make_identity("miniature", scale=0.5), "mara")
+    script.loras = LoraFolder(tmp_path / "lora", tmp_path / "own")
+    name = script.loras.put(make_identity("miniature", scale=0.5), "mara")
     a1111.prompt_parser.get_multicond_learned_conditioning = lambda model, prompts, *steps: prompts
     job = SimpleNamespace(**vars(host.p), sd_model=host.model, width=64, height=64, steps=3, firstpass_steps=3)
     job.all_prompts, job.prompts, job.extra_generation_params = ["a [V] face"], ["a sks face"], {}

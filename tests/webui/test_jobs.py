@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from hyperdream_webui import a1111_base, jobs
+from hyperdream_webui import a1111_base
 from hyperdream_webui.host import WebUI
-from hyperdream_webui.jobs import FaceChoice, Order, Workshop
+from hyperdream_webui.jobs import MINIATURE, FaceChoice, Jobs, Order, miniature_base
 from PIL import Image
 
 from hyperdream_core.bundled import bundled_examples
@@ -47,10 +47,10 @@ class FakeWebUI(WebUI):
 
 
 @pytest.fixture
-def shop(a1111: SimpleNamespace) -> Workshop:
+def jobs(a1111: SimpleNamespace) -> Jobs:
     torch.manual_seed(0)
     a1111.shared.sd_model = FakeModel("miniature")
-    return Workshop(FakeWebUI())
+    return Jobs(FakeWebUI())
 
 
 def order(**more: Any) -> Order:
@@ -59,58 +59,58 @@ def order(**more: Any) -> Order:
     return Order(**(facts | more))
 
 
-def test_what_is_made_is_kept_drawn_and_reported(shop: Workshop) -> None:
-    made = shop.create(order(prompts="a [V] face\na face at the beach", seed=5))
+def test_what_is_made_is_kept_drawn_and_reported(jobs: Jobs) -> None:
+    made = jobs.create(order(prompts="a [V] face\na face at the beach", seed=5))
     assert not made.cancelled and "polished for 3 steps" in made.report
     stem = Path(made.name).stem
-    assert shop.webui.prompts == [
+    assert jobs.webui.prompts == [
         "a face", f"a sks face <lora:{stem}:1>", "a face at the beach", f"a sks face at the beach <lora:{stem}:1>",
     ]  # fmt: skip
     assert made.infotext.endswith("Steps: 20") and made.grid is not None and made.grid.width > made.grid.height / 2
-    assert shop.shelf.library.preview(made.name) is not None
+    assert jobs.loras.library.preview(made.name) is not None
 
 
-def test_interrupt_keeps_the_best_so_far_and_draws_no_more(shop: Workshop) -> None:
-    shop.webui.stop_before = 2
-    made = shop.create(order(steps=9))
+def test_interrupt_keeps_the_best_so_far_and_draws_no_more(jobs: Jobs) -> None:
+    jobs.webui.stop_before = 2
+    made = jobs.create(order(steps=9))
     assert made.cancelled and "stopped by you" in made.report and made.grid is None
-    assert any(c.up.abs().max() > 0 for c in shop.shelf.read(made.name).coefficients.values())
-    assert shop.webui.prompts == []
+    assert any(c.up.abs().max() > 0 for c in jobs.loras.read(made.name).coefficients.values())
+    assert jobs.webui.prompts == []
 
 
 def test_the_hosts_bar_moves_and_its_lora_page_hears_of_new_files(
-    shop: Workshop, a1111: SimpleNamespace, networks: Networks
+    jobs: Jobs, a1111: SimpleNamespace, networks: Networks
 ) -> None:
-    shop.create(order(prompts=""))
+    jobs.create(order(prompts=""))
     state = a1111.shared.state
     assert (state.job_count, state.sampling_step, state.sampling_steps, state.textinfo) == (1, 3, 3, "polishing")
     assert networks.refreshed == 1
 
 
-def test_a_prediction_alone_takes_no_training(shop: Workshop) -> None:
-    made = shop.create(order(predict=True, steps=0, prompts=""))
-    assert made.report.startswith("predicted,") and shop.shelf.read(made.name).family == "miniature"
+def test_a_prediction_alone_takes_no_training(jobs: Jobs) -> None:
+    made = jobs.create(order(predict=True, steps=0, prompts=""))
+    assert made.report.startswith("predicted,") and jobs.loras.read(made.name).family == "miniature"
 
 
-def test_without_a_predictor_the_user_is_told(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Workshop, "predictor_for", lambda self, family: None)
-    assert "no predictor for the miniature" in shop.create(order(predict=True, prompts="")).report
+def test_without_a_predictor_the_user_is_told(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Jobs, "predictor_for", lambda self, family: None)
+    assert "no predictor for the miniature" in jobs.create(order(predict=True, prompts="")).report
     with pytest.raises(ConfigError, match="nothing would be made"):
-        shop.create(order(predict=True, steps=0))
+        jobs.create(order(predict=True, steps=0))
 
 
-def test_a_predictor_of_another_family_or_a_strange_file_is_passed_over(shop: Workshop) -> None:
-    folder = shop.webui.own_folder / "predictors"
+def test_a_predictor_of_another_family_or_a_strange_file_is_passed_over(jobs: Jobs) -> None:
+    folder = jobs.webui.own_folder / "predictors"
     folder.mkdir(parents=True)
     (folder / "strange.safetensors").write_bytes(b"\xff" * 64)
-    assert shop.predictor_for("sd15") is None and shop.predictor_for("miniature") is not None
+    assert jobs.predictor_for("sd15") is None and jobs.predictor_for("miniature") is not None
 
 
 def test_the_miniature_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs.miniature_base.cache_clear()
-    monkeypatch.setattr(jobs, "find_spec", lambda name: None)
+    miniature_base.cache_clear()
+    monkeypatch.setattr("hyperdream_webui.jobs.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install --no-deps diffusers==0\.32\.2"):
-        jobs.miniature_base()
+        miniature_base()
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_the_miniature_says_which_package_it_needs(monkeypatch: pytest.MonkeyPat
         ({"caption": "a\nb"}, "2 lines for 1 pictures"),
     ],
 )
-def test_a_wrong_order_is_refused_in_a_sentence(shop: Workshop, wrong: dict[str, Any], words: str) -> None:
+def test_a_wrong_order_is_refused_in_a_sentence(jobs: Jobs, wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        shop.create(order(**wrong))
+        jobs.create(order(**wrong))
 
 
-def test_looking_says_what_is_seen(shop: Workshop) -> None:
-    previews, report = shop.look([bundled_examples() / "portrait.png"], FaceChoice(), jobs.MINIATURE)
+def test_looking_says_what_is_seen(jobs: Jobs) -> None:
+    previews, report = jobs.look([bundled_examples() / "portrait.png"], FaceChoice(), MINIATURE)
     assert len(previews) == 1 and "picture 1: face 1 of 1" in report

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hyperdream_webui.lora_folder import Shelf, digest, plain_title
+from hyperdream_webui.lora_folder import LoraFolder, digest, plain_title
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -29,29 +29,29 @@ def identity() -> Identity:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "Lora" / "hyperdream", tmp_path / "models")
+def loras(tmp_path: Path) -> LoraFolder:
+    return LoraFolder(tmp_path / "Lora" / "hyperdream", tmp_path / "models")
 
 
-def names(shelf: Shelf) -> set[str]:
-    return {path.name for path in shelf.lora_folder.iterdir()}
+def names(loras: LoraFolder) -> set[str]:
+    return {path.name for path in loras.lora_folder.iterdir()}
 
 
-def test_an_identity_lies_with_its_lora_words_and_picture(shelf: Shelf, identity: Identity) -> None:
-    name = shelf.put(identity, "mara", PICTURE)
+def test_an_identity_lies_with_its_lora_words_and_picture(loras: LoraFolder, identity: Identity) -> None:
+    name = loras.put(identity, "mara", PICTURE)
     stem = f"mara-{digest(identity)}"
     assert name == f"{stem}.safetensors"
     kinds = [f"{ending}.{kind}" for ending in ("", "-lora") for kind in ("json", "png", "safetensors")]
-    assert names(shelf) == {stem + kind for kind in kinds}
-    words = json.loads((shelf.lora_folder / f"{stem}-lora.json").read_text())
+    assert names(loras) == {stem + kind for kind in kinds}
+    words = json.loads((loras.lora_folder / f"{stem}-lora.json").read_text())
     assert words["activation text"] == "a sks face" and words["sd version"] == "SD1"
-    metadata, _ = read_tensors(shelf.lora_folder / f"{stem}-lora.safetensors")
+    metadata, _ = read_tensors(loras.lora_folder / f"{stem}-lora.safetensors")
     assert metadata["ss_output_name"] == f"{stem}-lora" and metadata["modelspec.architecture"].startswith("stable-diff")
-    assert shelf.prompt(name, 0.8) == f"<lora:{stem}:0.8> a sks face"
+    assert loras.prompt(name, 0.8) == f"<lora:{stem}:0.8> a sks face"
 
 
-def test_the_lora_is_that_of_the_stored_identity(shelf: Shelf, identity: Identity) -> None:
-    path = shelf.library.find(shelf.put(identity, "mara"))
+def test_the_lora_is_that_of_the_stored_identity(loras: LoraFolder, identity: Identity) -> None:
+    path = loras.library.find(loras.put(identity, "mara"))
     lora = load_file(path.with_name(path.stem + "-lora.safetensors"))
     family = get_base("sd15")
     for name, pair in read_identity(path).expand().items():
@@ -59,55 +59,55 @@ def test_the_lora_is_that_of_the_stored_identity(shelf: Shelf, identity: Identit
         assert torch.equal(lora[f"{to_kohya(name, family)}.lora_up.weight"], pair.up.half())
 
 
-def test_other_numbers_never_get_an_old_name(shelf: Shelf, identity: Identity) -> None:
-    first, second = shelf.put(identity, "mara"), shelf.put(identity.scaled(2.0), "mara")
-    assert first != second and shelf.put(identity, "mara") == first
-    assert shelf.rename(second, "mara") == second
-    shelf.delete(first)
-    assert shelf.rename(second, "lena") != first.replace("mara", "lena")
+def test_other_numbers_never_get_an_old_name(loras: LoraFolder, identity: Identity) -> None:
+    first, second = loras.put(identity, "mara"), loras.put(identity.scaled(2.0), "mara")
+    assert first != second and loras.put(identity, "mara") == first
+    assert loras.rename(second, "mara") == second
+    loras.delete(first)
+    assert loras.rename(second, "lena") != first.replace("mara", "lena")
 
 
-def test_the_loras_beside_are_no_identities_of_their_own(shelf: Shelf, identity: Identity) -> None:
-    shelf.put(identity, "mara")
-    assert [plain_title(entry) for entry in shelf.entries()] == ["mara"]
+def test_the_loras_beside_are_no_identities_of_their_own(loras: LoraFolder, identity: Identity) -> None:
+    loras.put(identity, "mara")
+    assert [plain_title(entry) for entry in loras.entries()] == ["mara"]
 
 
-def test_renaming_takes_everything_along(shelf: Shelf, identity: Identity) -> None:
-    name = shelf.put(identity, "mara")
-    shelf.show(name, PICTURE)
-    new = shelf.rename(name, "lena")
-    assert {path.split("-")[0] for path in names(shelf)} == {"lena"} and len(names(shelf)) == 6
-    metadata, _ = read_tensors(shelf.lora_folder / new.replace(".safetensors", "-lora.safetensors"))
+def test_renaming_takes_everything_along(loras: LoraFolder, identity: Identity) -> None:
+    name = loras.put(identity, "mara")
+    loras.show(name, PICTURE)
+    new = loras.rename(name, "lena")
+    assert {path.split("-")[0] for path in names(loras)} == {"lena"} and len(names(loras)) == 6
+    metadata, _ = read_tensors(loras.lora_folder / new.replace(".safetensors", "-lora.safetensors"))
     assert metadata["ss_output_name"].startswith("lena-")
 
 
-def test_deleting_takes_everything_along(shelf: Shelf, identity: Identity) -> None:
-    name = shelf.put(identity, "mara")
-    shelf.show(name, PICTURE)
-    kept = shelf.put(identity.scaled(3.0), "lena")
-    shelf.delete(name)
-    assert {path.split("-")[0] for path in names(shelf)} == {"lena"} and shelf.read(kept)
+def test_deleting_takes_everything_along(loras: LoraFolder, identity: Identity) -> None:
+    name = loras.put(identity, "mara")
+    loras.show(name, PICTURE)
+    kept = loras.put(identity.scaled(3.0), "lena")
+    loras.delete(name)
+    assert {path.split("-")[0] for path in names(loras)} == {"lena"} and loras.read(kept)
 
 
-def test_the_miniatures_people_lie_elsewhere_without_lora(shelf: Shelf) -> None:
-    name = shelf.put(make_identity("miniature"), "mini", PICTURE)
-    assert not shelf.lora_folder.exists() and not shelf.is_for_host(name)
-    assert {path.suffix for path in shelf.own_folder.iterdir()} == {".safetensors", ".png"}
+def test_the_miniatures_people_lie_elsewhere_without_lora(loras: LoraFolder) -> None:
+    name = loras.put(make_identity("miniature"), "mini", PICTURE)
+    assert not loras.lora_folder.exists() and not loras.is_for_host(name)
+    assert {path.suffix for path in loras.own_folder.iterdir()} == {".safetensors", ".png"}
 
 
-def test_a_blend_is_kept_under_its_own_name(shelf: Shelf, identity: Identity) -> None:
-    first, second = shelf.put(identity, "mara"), shelf.put(make_identity("sd15", seed=9), "lena")
-    blend = shelf.read(shelf.blend(first, second, 0.25, "both"))
+def test_a_blend_is_kept_under_its_own_name(loras: LoraFolder, identity: Identity) -> None:
+    first, second = loras.put(identity, "mara"), loras.put(make_identity("sd15", seed=9), "lena")
+    blend = loras.read(loras.blend(first, second, 0.25, "both"))
     layer = next(iter(blend.coefficients))
     deltas = [
-        pair.up @ pair.down for pair in (i.expand()[layer] for i in (blend, shelf.read(first), shelf.read(second)))
+        pair.up @ pair.down for pair in (i.expand()[layer] for i in (blend, loras.read(first), loras.read(second)))
     ]
     torch.testing.assert_close(deltas[0], 0.75 * deltas[1] + 0.25 * deltas[2], atol=1e-4, rtol=1e-2)
     with pytest.raises(ConfigError, match="there is no identity"):
-        shelf.blend(first, "nobody.safetensors", 0.5, "x")
+        loras.blend(first, "nobody.safetensors", 0.5, "x")
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "con"])
-def test_a_name_that_cannot_be_a_files_is_refused(shelf: Shelf, identity: Identity, name: str) -> None:
+def test_a_name_that_cannot_be_a_files_is_refused(loras: LoraFolder, identity: Identity, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be a name"):
-        shelf.put(identity, name)
+        loras.put(identity, name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hyperdream_webui.jobs import Created, FaceChoice, Order
-from hyperdream_webui.lora_folder import Shelf
+from hyperdream_webui.lora_folder import LoraFolder
 from PIL import Image
 
 from hyperdream_core.bundled import bundled_examples
@@ -22,11 +22,11 @@ pytest.importorskip("httpx", reason="fastapi's test client")
 PORTRAIT = base64.b64encode((bundled_examples() / "portrait.png").read_bytes()).decode()
 
 
-class FakeShop:
+class FakeJobs:
     """Remembers what is asked of it."""
 
     def __init__(self, folder: Path, users: dict[str, str]) -> None:
-        self.shelf = Shelf(folder / "lora", folder / "own")
+        self.loras = LoraFolder(folder / "lora", folder / "own")
         self.orders: list[Order] = []
         self.refreshed = 0
         self.webui = SimpleNamespace(
@@ -63,13 +63,13 @@ def make_client(folder: Path, users: dict[str, str]) -> Any:
     from fastapi.testclient import TestClient
     from hyperdream_webui import routes
 
-    app, shop = FastAPI(), FakeShop(folder, users)
+    app, jobs = FastAPI(), FakeJobs(folder, users)
     for _ in range(2):
-        routes.register(app, shop)  # type: ignore[arg-type]
+        routes.register(app, jobs)  # type: ignore[arg-type]
     paths = [route.path for route in app.routes if route.path.startswith(routes.PREFIX)]
     assert len(paths) == len(set(paths)) == 8
     made = TestClient(app)
-    made.shop = shop
+    made.jobs = jobs
     return made
 
 
@@ -77,7 +77,7 @@ def test_creating_passes_the_settings_on(client: Any) -> None:
     body = {"images": [PORTRAIT, f"data:image/png;base64,{PORTRAIT}"], "name": "mara", "steps": 7, "face": 2}
     answer = client.post("/hyperdream/v1/create", json=body)
     assert answer.status_code == 200 and answer.json()["prompt"] == "<lora:mara-000000:1>"
-    made = client.shop.orders[0]
+    made = client.jobs.orders[0]
     assert (len(made.files), made.name, made.steps, made.faces.face) == (2, "mara", 7, 2)
     assert base64.b64decode(answer.json()["grid"])[1:4] == b"PNG"
     assert not any(Path(file).exists() for file in made.files)
@@ -89,17 +89,17 @@ def test_looking_at_faces(client: Any) -> None:
 
 
 def test_the_librarys_verbs(client: Any) -> None:
-    shelf = client.shop.shelf
-    first, second = shelf.put(make_identity("sd15"), "mara"), shelf.put(make_identity("sd15", seed=9), "lena")
+    loras = client.jobs.loras
+    first, second = loras.put(make_identity("sd15"), "mara"), loras.put(make_identity("sd15", seed=9), "lena")
     post = lambda verb, **body: client.post(f"/hyperdream/v1/{verb}", json=body)  # noqa: E731
     assert post("blend", first=first, second=second, share=0.25, name="both").json()["name"].startswith("both-")
     renamed = post("rename", name=first, new_name="ana").json()["name"]
     assert Path(post("export", name=renamed).json()["path"]).is_file()
     assert post("delete", name=second).json() == {}
     titles = {entry["title"].split("-")[0] for entry in client.get("/hyperdream/v1/identities").json()["identities"]}
-    assert titles == {"both", "ana"} and client.shop.refreshed == 4
+    assert titles == {"both", "ana"} and client.jobs.refreshed == 4
     assert client.get("/hyperdream/v1/preview", params={"name": renamed}).status_code == 404
-    shelf.show(renamed, Image.new("RGB", (4, 4)))
+    loras.show(renamed, Image.new("RGB", (4, 4)))
     shown = client.get("/hyperdream/v1/preview", params={"name": renamed})
     assert shown.headers["content-type"] == "image/png" and shown.content[1:4] == b"PNG"
 

@@ -67,8 +67,8 @@ def test_nothing_of_a_host_is_imported_with_the_package() -> None:
 def test_the_api_stays_away_without_the_hosts_switch(a1111: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyperdream_webui import extension
 
-    extension.workshop.cache_clear()
+    extension.jobs.cache_clear()
     a1111.shared.cmd_opts.api = False
     app = SimpleNamespace(add_api_route=pytest.fail, router=SimpleNamespace(routes=[]))
     extension.add_routes(None, app)
-    extension.workshop.cache_clear()
+    extension.jobs.cache_clear()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hyperdream_webui import html as page
 from hyperdream_webui.jobs import Created, Order
-from hyperdream_webui.lora_folder import Shelf
+from hyperdream_webui.lora_folder import LoraFolder
 from PIL import Image
 
 from hyperdream_core.errors import ConfigError
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Any:
-    return SimpleNamespace(webui=idle_host(), shelf=Shelf(tmp_path / "lora", tmp_path / "own"))
+def jobs(tmp_path: Path) -> Any:
+    return SimpleNamespace(webui=idle_host(), loras=LoraFolder(tmp_path / "lora", tmp_path / "own"))
 
 
 def elements(tab: Any) -> set[str]:
     return {part["props"].get("elem_id") for part in tab.get_config_file()["components"]}
 
 
-def test_it_is_built_anew_for_every_page(shop: Any) -> None:
+def test_it_is_built_anew_for_every_page(jobs: Any) -> None:
     from hyperdream_webui.tab import build_tab
 
-    first, second = elements(build_tab(shop)), elements(build_tab(shop))
+    first, second = elements(build_tab(jobs)), elements(build_tab(jobs))
     assert {"hyperdream_files", "hyperdream_create", "hyperdream_grid", "hyperdream_cards"} <= first == second
 
 
@@ -67,7 +67,7 @@ class Page:
                 self.values[one] = value.get("value", self.values[one]) if is_update else value
 
 
-def test_create_through_the_page_and_what_it_refuses(shop: Any) -> None:
+def test_create_through_the_page_and_what_it_refuses(jobs: Any) -> None:
     from hyperdream_webui.tab import build_tab
 
     orders: list[Order] = []
@@ -88,8 +88,8 @@ def test_create_through_the_page_and_what_it_refuses(shop: Any) -> None:
             cancelled=False,
         )
 
-    shop.create = create
-    tab = Page(build_tab(shop))
+    jobs.create = create
+    tab = Page(build_tab(jobs))
     tab.set("hyperdream_name", "mara")
     tab.fire("hyperdream_create")
     assert orders[0].name == "mara" and orders[0].steps == 40 and orders[0].on == "checkpoint"
@@ -101,11 +101,11 @@ def test_create_through_the_page_and_what_it_refuses(shop: Any) -> None:
     assert "hd-refused" in tab.get("hyperdream_result") and "drop one" in tab.get("hyperdream_result")
 
 
-def test_the_library_through_the_page(shop: Any) -> None:
+def test_the_library_through_the_page(jobs: Any) -> None:
     from hyperdream_webui.tab import build_tab
 
-    first, second = (shop.shelf.put(make_identity("sd15", seed=seed), name) for seed, name in ((1, "ana"), (2, "bea")))
-    tab = Page(build_tab(shop))
+    first, second = (jobs.loras.put(make_identity("sd15", seed=seed), name) for seed, name in ((1, "ana"), (2, "bea")))
+    tab = Page(build_tab(jobs))
     tab.fire("hyperdream_refresh")
     assert tab.get("hyperdream_cards").count("hd-card") >= 2
     tab.set("hyperdream_chosen", first)
@@ -119,16 +119,16 @@ def test_the_library_through_the_page(shop: Any) -> None:
     assert tab.get("hyperdream_chosen").startswith("blend-")
     tab.fire("hyperdream_delete")
     assert tab.get("hyperdream_chosen") == "" and "is deleted" in tab.get("hyperdream_library_message")
-    assert sorted(entry.title.partition("-")[0] for entry in shop.shelf.entries()) == ["bea", "lea"]
+    assert sorted(entry.title.partition("-")[0] for entry in jobs.loras.entries()) == ["bea", "lea"]
     tab.set("hyperdream_chosen", "gone.safetensors")
     tab.fire("hyperdream_rename")
     assert "hd-refused" in tab.get("hyperdream_library_message")
 
 
-def test_its_scripts_reach_the_browser(shop: Any) -> None:
+def test_its_scripts_reach_the_browser(jobs: Any) -> None:
     from hyperdream_webui.tab import build_tab
 
-    scripts = [one.get("js") for one in build_tab(shop).get_config_file()["dependencies"]]
+    scripts = [one.get("js") for one in build_tab(jobs).get_config_file()["dependencies"]]
     assert {page.START, page.TO_TXT2IMG, page.CONFIRM_DELETE} <= {str(one) for one in scripts}
 
 
@@ -138,12 +138,12 @@ def test_files_are_known_in_both_ways() -> None:
     assert paths_of([SimpleNamespace(name="/a.png"), "/b.png"]) == ["/a.png", "/b.png"] and paths_of("/c") == ["/c"]
 
 
-def test_cards_hide_nothing_and_run_nothing_of_a_files_name(shop: Any) -> None:
-    name = shop.shelf.put(make_identity("sd15"), "mara & 'lena'", Image.new("RGB", (64, 64)))
-    shown = page.cards(shop.shelf)
+def test_cards_hide_nothing_and_run_nothing_of_a_files_name(jobs: Any) -> None:
+    name = jobs.loras.put(make_identity("sd15"), "mara & 'lena'", Image.new("RGB", (64, 64)))
+    shown = page.cards(jobs.loras)
     assert "mara &amp; &#x27;lena&#x27;" in shown and "data:image/jpeg" in shown and name not in shown
-    (shop.shelf.lora_folder / "broken.safetensors").write_bytes(b"\xff" * 50)
-    assert "broken" in page.cards(shop.shelf)
+    (jobs.loras.lora_folder / "broken.safetensors").write_bytes(b"\xff" * 50)
+    assert "broken" in page.cards(jobs.loras)
 
 
 def test_likeness_is_shown_as_bars_or_not_at_all() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from hyperdream_webui.jobs import Created, Order
-from hyperdream_webui.lora_folder import Shelf
+from hyperdream_webui.lora_folder import LoraFolder
 from PIL import Image
 
 from hyperdream_core.bundled import bundled_examples
@@ -30,18 +30,18 @@ pytestmark = [
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """A served tab, of a workshop that makes the same identity of whatever photograph it is given."""
+    """A served tab, over jobs that make the same identity of whatever photograph it is given."""
     from hyperdream_webui.tab import build_tab
 
-    shelf = Shelf(tmp_path / "lora", tmp_path / "own")
+    loras = LoraFolder(tmp_path / "lora", tmp_path / "own")
 
     def create(order: Order) -> Created:
         if not order.files:
             raise ConfigError("there is no photograph; drop one")
-        name = shelf.put(make_identity("sd15"), order.name, Image.open(order.files[0]))
+        name = loras.put(make_identity("sd15"), order.name, Image.open(order.files[0]))
         return Created(
             name=name,
-            prompt=shelf.prompt(name),
+            prompt=loras.prompt(name),
             grid=Image.open(order.files[0]),
             likeness=0.8,
             likeness_before=0.1,
@@ -56,7 +56,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     # Gradio 4 makes its locks only where the thread has a loop, which other tests' `asyncio.run` takes away.
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    tab = build_tab(SimpleNamespace(webui=idle_host(), shelf=shelf, create=create, look=look))
+    tab = build_tab(SimpleNamespace(webui=idle_host(), loras=loras, create=create, look=look))
     _, local, _ = tab.launch(prevent_thread_lock=True, quiet=True)
     yield local
     tab.close()
