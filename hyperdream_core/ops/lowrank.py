@@ -22,6 +22,11 @@ class LoraPair:
     def rank(self) -> int:
         return self.down.shape[-2]
 
+    @property
+    def samples(self) -> int | None:
+        """Of how many samples it holds a pair each; None: one pair that all samples share."""
+        return next(iter((*self.down.shape[:-2], *self.up.shape[:-2])), None)
+
     def to(self, device: torch.device) -> LoraPair:
         """The same pair on a device."""
         return LoraPair(self.down.to(device), self.up.to(device))

@@ -1,0 +1,20 @@
+"""Layer changes of any kind: what they can do by themselves. What they do to a layer, `models.adapted_linear` knows."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+import torch
+
+
+class LayerChange(Protocol):
+    """The change of one layer, such as `lowrank.LoraPair`; all kinds are in the table of `models.adapted_linear`."""
+
+    @property
+    def samples(self) -> int | None:
+        """Of how many samples it holds a change each; None: one change that all samples share."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same change on a device."""
+        ...
