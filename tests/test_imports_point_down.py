@@ -18,6 +18,7 @@ CORE = ROOT / "hyperdream_core"
 HEIGHT = {
     "errors": 0,
     "config": 1,
+    "whole_file": 1,
     "bundled": 1,
     "ops": 2,
     "bases": 3,

@@ -12,12 +12,12 @@ from .flags import add_config_flags, config_from_flags, given_values
 from .portraits import add_render, render
 
 if TYPE_CHECKING:
-    from ..miniature.recipe.recipe import RecipeConfig
+    from ..miniature.recipe.materials import RecipeConfig
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Flags of `evaluate`."""
-    from ..miniature.trial.trial import EvaluateConfig
+    from ..miniature.trial.config import TrialConfig
 
     parser.add_argument(
         "--weights", type=Path, metavar="DIR", help="folder of base, hypernetwork and judges (default: the shipped one)"
@@ -33,24 +33,24 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "named: plain, hybrid, base-null, mix, blend, reference-null, scheduled, rescaled, 'weak null', banded; writes "
         "sweep.md, sweep.json and sweep.png",
     )
-    add_config_flags(parser, EvaluateConfig)
+    add_config_flags(parser, TrialConfig)
 
 
 def evaluate(arguments: argparse.Namespace, console: Console) -> Outcome:
     """The trial's table, or its curves."""
-    from ..miniature.trial.trial import EvaluateConfig
+    from ..miniature.trial.config import TrialConfig
     from ..miniature.trial.trial import evaluate as run
 
     if arguments.sweep is not None:
         return _sweep(arguments, console)
-    config = config_from_flags(EvaluateConfig, arguments)
+    config = config_from_flags(TrialConfig, arguments)
     results = console.open_results(arguments.out) if arguments.out else None
     if arguments.out:
         console.on_stop = f"finished rows are kept in {arguments.out}; the same command goes on from there"
     with console.progress("evaluating", "method") as progress:
         report = run(config, progress, arguments.weights, keep=arguments.out)
     if results is not None:
-        results.keep("table.md", lambda path: path.write_text(report.table + "\n", encoding="utf-8"))
+        results.keep_text("table.md", report.table + "\n")
         results.keep_json("figures.json", report.figures)
         results.close()
     # The table needs a base and a ceiling to compare with; without them the figures are all there is.
@@ -60,19 +60,19 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def _sweep(arguments: argparse.Namespace, console: Console) -> Outcome:
     from ..errors import ConfigError
+    from ..miniature.trial.config import TrialConfig
     from ..miniature.trial.sweep import SWEEP_METHODS
     from ..miniature.trial.sweep import sweep as run
-    from ..miniature.trial.trial import EvaluateConfig
     from ..pictures.files import save_image
 
     if arguments.out is None:
         raise ConfigError("a sweep takes long and makes a picture, and there is no folder for them; add --out DIR")
-    config = config_from_flags(EvaluateConfig, arguments, **_methods(arguments, SWEEP_METHODS))
+    config = config_from_flags(TrialConfig, arguments, **_methods(arguments, SWEEP_METHODS))
     results = console.open_results(arguments.out)
     console.on_stop = f"finished points are kept in {arguments.out}; the same command goes on from there"
     with console.progress("sweeping", "point") as progress:
         report = run(config, arguments.sweep, progress, arguments.weights, arguments.out)
-    results.keep("sweep.md", lambda path: path.write_text(report.table + "\n", encoding="utf-8"))
+    results.keep_text("sweep.md", report.table + "\n")
     results.keep_json("sweep.json", report.figures)
     results.keep("sweep.png", lambda path: save_image(path, report.picture))
     results.close()
@@ -80,9 +80,9 @@ def _sweep(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _methods(arguments: argparse.Namespace, default: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    from ..miniature.trial.trial import EvaluateConfig
+    from ..miniature.trial.config import TrialConfig
 
-    return {} if "methods" in given_values(EvaluateConfig, arguments) else {"methods": default}
+    return {} if "methods" in given_values(TrialConfig, arguments) else {"methods": default}
 
 
 def add_miniature(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def add_miniature(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
-    from ..miniature.recipe.recipe import RecipeConfig
+    from ..miniature.recipe.materials import RecipeConfig
 
     parser.add_argument(
         "--work", type=Path, default=Path("miniature-work"), metavar="DIR",
@@ -120,7 +120,7 @@ def build(arguments: argparse.Namespace, console: Console) -> Outcome:
 
     from ..miniature.recipe.publish import publish, write_card
     from ..miniature.recipe.recipe import Recipe
-    from ..miniature.trial.trial import EvaluateConfig
+    from ..miniature.trial.config import TrialConfig
     from ..miniature.trial.trial import evaluate as run
 
     config = _recipe_config(arguments)
@@ -134,9 +134,9 @@ def build(arguments: argparse.Namespace, console: Console) -> Outcome:
     with console.progress("building") as progress:
         recipe = Recipe(arguments.work, config, progress)
         publish(recipe, arguments.out)
-    trial = EvaluateConfig()
+    trial = TrialConfig()
     if arguments.quick:
-        trial = EvaluateConfig(people=2, prompts=2, methods=("ceiling", "base", "prediction"), sample_steps=2)
+        trial = TrialConfig(people=2, prompts=2, methods=("ceiling", "base", "prediction"), sample_steps=2)
     with console.progress("evaluating", "method") as progress:
         report = run(trial, progress, arguments.out)
     write_card(arguments.out, report.table, report.figures)
@@ -147,7 +147,7 @@ def build(arguments: argparse.Namespace, console: Console) -> Outcome:
 def _recipe_config(arguments: argparse.Namespace) -> RecipeConfig:
     from ..config import config_from_json, config_to_json
     from ..errors import ConfigError
-    from ..miniature.recipe.recipe import RecipeConfig, quick
+    from ..miniature.recipe.materials import RecipeConfig, quick
 
     values: dict[str, Any] = config_to_json(quick() if arguments.quick else RecipeConfig())
     if arguments.config:

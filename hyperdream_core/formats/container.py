@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import FileFormatError, OutputError
+from ..whole_file import whole_file
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NAMES = set(_DTYPES.values())
@@ -109,23 +107,10 @@ def write_tensors(path: Path | str, metadata: Mapping[str, str], tensors: Mappin
                 f"{path.name}: tensor {name!r} holds NaN or infinite numbers, but only finite ones are written; "
                 "nothing was saved. Train with a lower learning rate."
             )
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as file:
-            file.write(_header(metadata, tensors))
-            for data in _payload(tensors):
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); a file of that name is as it was. Free some space "
-            "or choose another folder."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with whole_file(path) as part, open(part, "xb") as file:
+        file.write(_header(metadata, tensors))
+        for data in _payload(tensors):
+            file.write(data)
 
 
 def payload_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import warnings
@@ -19,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..errors import OutputError, ReferenceImageError
+from ..whole_file import whole_file
 
 SMALLEST_SIDE = 32
 """Pictures with a shorter side (px) are refused: a face in them is a handful of pixels."""
@@ -191,21 +191,15 @@ def save_image(path: str | Path, image: Tensor | Image.Image, texts: Mapping[str
     facts = PngInfo()
     for key, text in (texts or {}).items():
         facts.add_itxt(key, text)
-    # Beside the target, because a rename is atomic only within one disk.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            picture = image if isinstance(image, Image.Image) else to_pil(image)
-            picture.save(unfinished, format="PNG", pnginfo=facts)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except OSError as error:
-        reason = error.strerror or error
         raise OutputError(
-            f"{path}: cannot be written ({reason}); choose a folder with free space you may write"
+            f"{path}: cannot be written ({error.strerror or error}); choose a folder with free space you may write"
         ) from error
+    with whole_file(path) as part:
+        picture = image if isinstance(image, Image.Image) else to_pil(image)
+        picture.save(part, format="PNG", pnginfo=facts)
     return path
 
 

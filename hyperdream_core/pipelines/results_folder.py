@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from ..whole_file import write_whole
 
 
 @dataclass
@@ -69,16 +70,11 @@ class ResultsFolder:
 
     def keep_json(self, name: str, data: Mapping[str, Any]) -> Path:
         """Write a report, whole or not at all."""
+        return self.keep_text(name, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
-        def write(path: Path) -> None:
-            part = path.with_name(f".{path.name}.part")
-            try:
-                part.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-
-        return self.keep(name, write)
+    def keep_text(self, name: str, text: str) -> Path:
+        """Write a text, whole or not at all."""
+        return self.keep(name, lambda path: write_whole(path, text))
 
     def close(self) -> None:
         """Say so if anything had to go to the temporary folder.

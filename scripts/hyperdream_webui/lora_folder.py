@@ -24,6 +24,7 @@ from hyperdream_core.identity import Identity, blended
 from hyperdream_core.pictures.files import save_image
 from hyperdream_core.pipelines.export import export_lora
 from hyperdream_core.pipelines.library import PREVIEW_SUFFIX, Entry, Library
+from hyperdream_core.whole_file import write_whole
 
 STOCK = "-lora"
 _DIGEST = re.compile(r"-[0-9a-f]{6}$")
@@ -97,7 +98,7 @@ class LoraFolder:
             self._remove(old)
             self._companions(new)
             if picture.is_file() and self._stems(new)[1:]:
-                new.with_name(new.stem + STOCK + PREVIEW_SUFFIX).write_bytes(picture.read_bytes())
+                write_whole(new.with_name(new.stem + STOCK + PREVIEW_SUFFIX), picture.read_bytes())
         return renamed
 
     def delete(self, name: str) -> None:
@@ -144,7 +145,7 @@ class LoraFolder:
             "notes": identity.made_by.get("notes", ""),
         }
         for stem in self._stems(path):
-            path.with_name(stem + ".json").write_text(json.dumps(words, indent=4) + "\n", encoding="utf-8")
+            write_whole(path.with_name(stem + ".json"), json.dumps(words, indent=4) + "\n")
 
     def _companion_files(self, path: Path) -> list[Path]:
         lora = path.stem + STOCK

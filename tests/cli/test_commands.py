@@ -127,7 +127,7 @@ def test_a_sweep_writes_table_figures_and_picture(
     from hyperdream_core.miniature.trial import sweep
     from hyperdream_core.miniature.trial import trial as evaluation
 
-    def fake(config: evaluation.EvaluateConfig, curves: list[str], *_: object) -> sweep.SweepReport:
+    def fake(config: evaluation.TrialConfig, curves: list[str], *_: object) -> sweep.SweepReport:
         figures = {"curves": curves, "methods": list(config.methods), "people": config.people}
         return sweep.SweepReport((), "| method |", figures, Image.new("RGB", (8, 8)))
 
@@ -204,7 +204,7 @@ def test_evaluate_prints_the_table_and_keeps_the_figures(
 ) -> None:
     from hyperdream_core.miniature.trial import trial as evaluation
 
-    def evaluate(config: evaluation.EvaluateConfig, *_: object, **__: object) -> evaluation.EvaluationReport:
+    def evaluate(config: evaluation.TrialConfig, *_: object, **__: object) -> evaluation.EvaluationReport:
         return evaluation.EvaluationReport((), "| method |", {"rows": {}, "people": config.people})
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
@@ -216,7 +216,7 @@ def test_evaluate_prints_the_table_and_keeps_the_figures(
 def test_build_takes_toy_sizes_a_file_and_flags_in_that_order(tmp_path: Path) -> None:
     from hyperdream_core.cli.entry import build_parser
     from hyperdream_core.cli.world import _recipe_config
-    from hyperdream_core.miniature.recipe.recipe import quick
+    from hyperdream_core.miniature.recipe.materials import quick
 
     (tmp_path / "recipe.json").write_text('{"pets": 5, "contexts": 3, "base": {"steps": 9}}')
     words = ["miniature", "build", "--quick", "--config", str(tmp_path / "recipe.json"), "--contexts", "4"]

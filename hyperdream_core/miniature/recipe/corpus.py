@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...bases.miniature import MINIATURE
+from ...whole_file import reserve, whole_file
 from ..world.captions import Context, random_context, reference_context
 from ..world.people import People, random_people
 from ..world.pets import Pets, random_pets, render_pets
@@ -61,7 +62,7 @@ def build_corpus(
     """Render a corpus into `path` (.npy), or open the one that is there.
 
     Args:
-        path: file of the pictures; a half-finished one carries the suffix .part and is rendered anew.
+        path: file of the pictures; written whole, so that a half-finished one is rendered anew.
         noun: "face" or "pet".
         subjects, contexts: how many, and pictures of each.
         seed: decides the subjects, the contexts and the views.
@@ -77,19 +78,25 @@ def build_corpus(
     view = random_view(total, generator)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        shape = (subjects, contexts, 3, size, size)
-        pictures = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        flat = pictures.reshape(total, 3, size, size)
-        for start in range(0, total, CHUNK):
-            rows = torch.arange(start, min(start + CHUNK, total))
-            rendered = _render(people, context, view, rows, contexts, size)
-            flat[start : start + CHUNK] = (rendered * 255.0 + 0.5).byte().numpy()
-            if progress is not None:
-                progress(start, total)
-        pictures.flush()
-        part.rename(path)
+        with whole_file(path) as part:
+            _render_all(part, (subjects, contexts, 3, size, size), people, context, view, progress)
     return Corpus(np.load(path, mmap_mode="r"), people, context)
+
+
+def _render_all(
+    path: Path, shape: tuple[int, ...], subjects: People | Pets, context: Context, view: View, progress: Any
+) -> None:
+    contexts, total, size = shape[1], shape[0] * shape[1], shape[-1]
+    pictures = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    reserve(path, path.stat().st_size)
+    flat = pictures.reshape(total, *shape[2:])
+    for start in range(0, total, CHUNK):
+        rows = torch.arange(start, min(start + CHUNK, total))
+        rendered = _render(subjects, context, view, rows, contexts, size)
+        flat[start : start + CHUNK] = (rendered * 255.0 + 0.5).byte().numpy()
+        if progress is not None:
+            progress(start, total)
+    pictures.flush()
 
 
 def _render(subjects: People | Pets, context: Context, view: View, rows: Tensor, contexts: int, size: int) -> Tensor:

@@ -7,16 +7,15 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ...pipelines.diffusers.loading import load_base
 from ...pipelines.diffusers.single_file_export import write_single_file
-from .stages import load_autoencoder
-
-if TYPE_CHECKING:
-    from .recipe import Recipe
+from ...whole_file import is_part, whole_file, whole_folder, write_whole
+from .materials import load_autoencoder
+from .recipe import Recipe
 
 CARD = "MODEL_CARD.md"
 SINGLE_FILE = "miniature.safetensors"
@@ -37,16 +36,19 @@ def publish(recipe: Recipe, target: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(
         base, vae=load_autoencoder(recipe.folder / "autoencoder"), safety_checker=None, local_files_only=True
     )
-    pipeline.to(torch.float16).save_pretrained(target / "base", safe_serialization=True)
-    for path in (target / "base").rglob("*.json"):
-        _forget_origin(path)
-    (target / "judges").mkdir(parents=True, exist_ok=True)
-    for path in judges.glob("*.safetensors"):
-        save_file({name: value.half() for name, value in load_file(path).items()}, target / "judges" / path.name)
-    shutil.copyfile(predictor / "hypernetwork.safetensors", target / "hypernetwork.safetensors")
+    target.mkdir(parents=True, exist_ok=True)
+    with whole_folder(target / "base") as part:
+        pipeline.to(torch.float16).save_pretrained(part, safe_serialization=True)
+        for path in part.rglob("*.json"):
+            _forget_origin(path)
+    with whole_folder(target / "judges") as part:
+        for path in judges.glob("*.safetensors"):
+            save_file({name: value.half() for name, value in load_file(path).items()}, part / path.name)
+    with whole_file(target / "hypernetwork.safetensors") as file:
+        shutil.copyfile(predictor / "hypernetwork.safetensors", file)
     # Beside the work and not among the weights: it would double their size.
     write_single_file(recipe.folder / SINGLE_FILE, load_base(target / "base"), torch.float16)
-    (target / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
+    write_whole(target / "recipe.json", json.dumps(recipe.facts(), indent=1) + "\n")
     write_manifest(target)
 
 
@@ -65,9 +67,9 @@ def write_manifest(target: Path) -> None:
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
         for path in sorted(target.rglob("*"))
-        if path.is_file() and path.name not in ("manifest.json", CARD)
+        if path.is_file() and path.name not in ("manifest.json", CARD) and not is_part(path)
     }
-    (target / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n")
+    write_whole(target / "manifest.json", json.dumps(entries, indent=1) + "\n")
 
 
 def write_card(target: Path, table: str, figures: Mapping[str, Any]) -> None:
@@ -75,7 +77,7 @@ def write_card(target: Path, table: str, figures: Mapping[str, Any]) -> None:
     facts = json.loads((target / "recipe.json").read_text())
     seconds = "\n".join(f"| {stage} | {value:.0f} |" for stage, value in facts["seconds"].items())
     card = _CARD.format(table=table, seconds=seconds, sizes=facts["sizes"], trial=figures["config"])
-    (target / CARD).write_text(card)
+    write_whole(target / CARD, card)
 
 
 _CARD = """# The miniature

@@ -1,45 +1,33 @@
 """What each stage of the recipe trains: run in every process that `launch` starts; the main one writes the result.
 
-A result is written into `<stage>.part` and renamed, so that a stage's folder exists only when it is done.
+A result's folder is written whole, so that it exists only when its stage is done.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...models.hypernetwork import Hypernetwork, HypernetworkConfig
-from ...models.image_encoder import ConvImageEncoder, ImageFeatures, RegressionHead, build_image_encoder
-from ...pipelines.diffusers.loading import load_base, load_vae
+from ...models.hypernetwork import Hypernetwork
+from ...models.image_encoder import ImageFeatures, RegressionHead
+from ...pipelines.diffusers.loading import load_base
 from ...pipelines.predictors.stored_hypernetwork import save_hypernetwork
 from ...pipelines.training.loop import is_main_process, train
 from ...pipelines.training.train_hypernetwork import HypernetworkBatch, HypernetworkObjective
+from ...whole_file import whole_folder
 from ..trial.judges import AttributeJudge, AttributeObjective, IdentityJudge, IdentityObjective
 from ..world.captions import Context
 from . import autoencoder as vae
 from .base_training import SCHEDULE, BaseObjective, draw_base_batch, drop_captions, new_text_encoder, new_unet
-
-if TYPE_CHECKING:
-    from .recipe import Recipe
-
-HYPERNETWORK = HypernetworkConfig(
-    family="miniature", down_dim=48, up_dim=96, width=128, image_encoder={"kind": "conv", "image_size": 128}
-)
-"""The miniature's predictor: rank 1, four passes of two decoder layers. Its bases are a little smaller than usual, so
-that a polished identity of rank 3 stays below 100 KB; its encoder sees 8x8 tokens, at twice the base's size."""
+from .materials import HYPERNETWORK, Materials, load_encoder, new_image_encoder
 
 
-def load_autoencoder(folder: Path) -> Any:
-    """A VAE of the recipe, frozen."""
-    return load_vae(folder, torch.float32).train(False).requires_grad_(False)
-
-
-def train_decoder(recipe: Recipe) -> None:
+def train_decoder(recipe: Materials) -> None:
     """The VAE's decoder, on crops of faces and pets."""
     torch.set_num_threads(1)
     sources = []
@@ -56,10 +44,11 @@ def train_decoder(recipe: Recipe) -> None:
     checkpoint = recipe.folder / "decoder.checkpoint.safetensors"
     train(vae.DecoderObjective(model), draw, recipe.config.decoder, checkpoint, recipe.progress)
     if is_main_process():
-        _publish(recipe.folder / "autoencoder", model.save_pretrained)
+        with whole_folder(recipe.folder / "autoencoder") as part:
+            model.save_pretrained(part)
 
 
-def train_base(recipe: Recipe, rounds: int) -> None:
+def train_base(recipe: Materials, rounds: int) -> None:
     """Text encoder and UNet up to a round, on latents and captions of faces and pets; saved as a diffusers pipeline."""
     from transformers import CLIPTokenizer
 
@@ -77,9 +66,8 @@ def train_base(recipe: Recipe, rounds: int) -> None:
     train(objective, draw, recipe.config.base, checkpoint, recipe.progress, cycles=rounds)
     if is_main_process():
         vae_ = recipe.encoder_only()
-        _publish(
-            recipe.folder / f"base-{rounds}", lambda path: save_pipeline(path, vae_, unet, text_encoder, tokenizer)
-        )
+        with whole_folder(recipe.folder / f"base-{rounds}") as part:
+            save_pipeline(part, vae_, unet, text_encoder, tokenizer)
 
 
 def save_pipeline(path: Path, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any) -> None:
@@ -99,7 +87,7 @@ def save_pipeline(path: Path, vae: Any, unet: Any, text_encoder: Any, tokenizer:
     pipeline.save_pretrained(path, safe_serialization=True)
 
 
-def train_judges(recipe: Recipe) -> None:
+def train_judges(recipe: Materials) -> None:
     """Identity and attribute judge, on people of their own, some pictures seen through the VAE."""
     from safetensors.torch import save_file
 
@@ -128,12 +116,12 @@ def train_judges(recipe: Recipe) -> None:
           folder / "attribute_judge.checkpoint.safetensors", recipe.progress)  # fmt: skip
 
     def save(path: Path) -> None:
-        path.mkdir()
         save_file(identity.state_dict(), path / "identity.safetensors")
         save_file(attributes.state_dict(), path / "attributes.safetensors")
 
     if is_main_process():
-        _publish(folder / "judges", save)
+        with whole_folder(folder / "judges") as part:
+            save(part)
 
 
 def _through(autoencoder: Any, pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -145,7 +133,7 @@ def _through(autoencoder: Any, pictures: Tensor, generator: torch.Generator) -> 
     return pictures
 
 
-def train_encoder(recipe: Recipe) -> None:
+def train_encoder(recipe: Materials) -> None:
     """The predictor's image encoder, taught to read the generator's identity parameters off base people's pictures."""
     from safetensors.torch import save_file
 
@@ -166,30 +154,14 @@ def train_encoder(recipe: Recipe) -> None:
     train(objective, draw, recipe.config.encoder, checkpoint, recipe.progress)
 
     def save(path: Path) -> None:
-        path.mkdir()
         save_file({name: t.contiguous() for name, t in encoder.state_dict().items()}, path / "encoder.safetensors")
 
     if is_main_process():
-        _publish(recipe.folder / "encoder", save)
+        with whole_folder(recipe.folder / "encoder") as part:
+            save(part)
 
 
-def new_image_encoder() -> ConvImageEncoder:
-    """The predictor's image encoder, untrained."""
-    encoder = build_image_encoder(HYPERNETWORK.image_encoder)
-    assert isinstance(encoder, ConvImageEncoder)
-    return encoder
-
-
-def load_encoder(folder: Path) -> ConvImageEncoder:
-    """The pretrained image encoder."""
-    from safetensors.torch import load_file
-
-    encoder = new_image_encoder()
-    encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
-    return encoder.train(False).requires_grad_(False)
-
-
-def train_hypernetwork(recipe: Recipe, rounds: int) -> None:
+def train_hypernetwork(recipe: Materials, rounds: int) -> None:
     """The predictor up to a round, end to end through the frozen base: reference in, another picture denoised.
 
     One row in eight has an empty caption and shows somebody else: the adapter learns to leave the unconditional
@@ -227,7 +199,6 @@ def train_hypernetwork(recipe: Recipe, rounds: int) -> None:
     losses = train(objective, draw, training, checkpoint, recipe.progress, cycles=rounds)
 
     def save(path: Path) -> None:
-        path.mkdir()
         steps = training.steps * rounds
         facts: dict[str, float] = {"steps": steps, "seed": recipe.config.seed, "people": len(latents)}
         if losses:
@@ -236,7 +207,8 @@ def train_hypernetwork(recipe: Recipe, rounds: int) -> None:
                           training=facts, dtype=torch.float16)  # fmt: skip
 
     if is_main_process():
-        _publish(recipe.folder / f"{name}-{rounds}", save)
+        with whole_folder(recipe.folder / f"{name}-{rounds}") as part:
+            save(part)
 
 
 class EncoderObjective(nn.Module):
@@ -250,9 +222,3 @@ class EncoderObjective(nn.Module):
         """Loss of pictures (b, 3, h, w) and parameters (b, d)."""
         pictures, wanted = batch
         return torch.nn.functional.mse_loss(self.reader(pictures), wanted)
-
-
-def _publish(path: Path, save: Any) -> None:
-    part = path.with_suffix(".part")
-    save(part)
-    part.rename(path)

@@ -7,19 +7,18 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ...config import config_to_json
 from ...pipelines.polishing.polish import PolishConfig
 from ...pipelines.scores import Interval, MethodScores
+from ...whole_file import write_whole
+from .config import TrialConfig
 
-if TYPE_CHECKING:
-    from .trial import EvaluateConfig
 
-
-def trial_digest(config: EvaluateConfig, weights: Path) -> str:
+def trial_digest(config: TrialConfig, weights: Path) -> str:
     """SHA-256 (hex) of all that a row's figures depend on: settings, polishing's own, weights; not the other rows."""
     settings = [config_to_json(one) for one in (replace(config, methods=("base",)), PolishConfig())]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -36,9 +35,7 @@ def keep_row(folder: Path, digest: str, row: MethodScores) -> None:
         entry[name] = entry[name].tolist()
     path = _path(folder, row.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(entry), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(entry))
 
 
 def kept_row(folder: Path, digest: str, method: str) -> MethodScores | None:

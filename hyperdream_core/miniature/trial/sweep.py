@@ -24,8 +24,9 @@ from ...pictures.curves import draw_curves
 from ...pipelines.drawing.guidance_config import GuidanceConfig
 from ...pipelines.progress import Progress, no_progress
 from ...pipelines.scores import Interval, MethodScores, bootstrap
+from .config import TrialConfig
 from .kept_rows import keep_row, kept_row, trial_digest
-from .trial import EvaluateConfig, Trial, draw_people, identities_of, score_pictures, set_up_trial
+from .trial import Trial, draw_people, identities_of, score_pictures, set_up_trial
 
 SWEEP_METHODS = ("prediction", "prediction+40")
 """Whose curves are drawn unless others are named."""
@@ -104,7 +105,7 @@ def points_of(curve: str, guidance_scale: float) -> list[Point]:
 
 
 def sweep(
-    config: EvaluateConfig | None = None,
+    config: TrialConfig | None = None,
     curves: Sequence[str] = (),
     progress: Progress = no_progress,
     weights: Path | None = None,
@@ -122,7 +123,7 @@ def sweep(
     Raises:
         ConfigError: an unknown curve, a method without adapters, or guidance set twice.
     """
-    config, weights = config or EvaluateConfig(methods=SWEEP_METHODS), weights or bundled_weights() / "miniature"
+    config, weights = config or TrialConfig(methods=SWEEP_METHODS), weights or bundled_weights() / "miniature"
     _check(config)
     names = tuple(dict.fromkeys(("plain", *(curves or CURVES))))
     points = [point for name in names for point in points_of(name, config.guidance_scale)]
@@ -150,7 +151,7 @@ def sweep(
 class _Sweep:
     """The trial at work; set up only if a point is not there yet, and each method's adapters made once."""
 
-    def __init__(self, config: EvaluateConfig, weights: Path, keep: Path | None) -> None:
+    def __init__(self, config: TrialConfig, weights: Path, keep: Path | None) -> None:
         self.config, self.weights, self.keep = config, weights, keep
         self._trial: Trial | None = None
         self._identities: dict[str, Sequence[Identity | None]] = {}
@@ -223,7 +224,7 @@ def format_sweep(rows: Sequence[SweepRow], base: MethodScores) -> str:
     return "\n".join(lines)
 
 
-def _check(config: EvaluateConfig) -> None:
+def _check(config: TrialConfig) -> None:
     default = GuidanceConfig()
     for field in fields(GuidanceConfig):
         if field.name != "guidance_scale" and getattr(config, field.name) != getattr(default, field.name):
@@ -243,7 +244,7 @@ def _read_off(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
     return torch.where(crossed.isinf(), nearest, crossed)
 
 
-def _figures(config: EvaluateConfig, rows: Sequence[SweepRow], base: MethodScores) -> dict[str, Any]:
+def _figures(config: TrialConfig, rows: Sequence[SweepRow], base: MethodScores) -> dict[str, Any]:
     entries = [
         {
             "method": row.method,

@@ -38,45 +38,9 @@ from ..world.captions import IDENTIFIER, Context, describe_references, make_capt
 from ..world.people import People, random_people
 from ..world.portrait import render_people
 from ..world.view import random_view
+from .config import TrialConfig
 from .judges import AttributeJudge, IdentityJudge, attribute_accuracy, load_judges
 from .kept_rows import keep_row, kept_row, trial_digest
-
-METHODS = ("ceiling", "other people", "copy", "base", "prediction", "wrong reference", "mean prediction")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(GuidanceConfig):
-    """Settings of one trial on the miniature. The row `base` is guided plainly, whatever the guidance of the others."""
-
-    people: int = 100
-    """Unseen people."""
-    prompts: int = 8
-    """Pictures of each, all in other contexts."""
-    methods: tuple[str, ...] = (*METHODS, "prediction+20", "prediction+40", "scratch+20", "scratch+40")
-    """Rows of the table. `prediction+N` polishes for N steps, `scratch+N` polishes for N steps from nothing,
-    `prediction k=N` refines N times."""
-    sample_steps: int = 15
-    """Denoising steps."""
-    population: str = "test"
-    """`test` for figures to report, `validation` for choosing settings."""
-    seed: int = 3
-    """Seed of the pictures' noise."""
-    polish_rank: int = 4
-    """Rank of the fresh adapter of `+N` rows."""
-    captions: bool = True
-    """Whether `+N` rows train under what the base reads off the reference besides the person."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("people", "prompts", "sample_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.population not in ("test", "validation"):
-            raise ConfigError(f"population must be 'test' or 'validation', got {self.population!r}")
-        for method in self.methods:
-            if method not in METHODS and not method.startswith(("prediction+", "scratch+", "prediction k=")):
-                known = ", ".join((*METHODS, "prediction+N", "scratch+N", "prediction k=N"))
-                raise ConfigError(f"unknown method {method!r}; known: {known}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +56,7 @@ class EvaluationReport:
 class Trial:
     """Everything the methods share."""
 
-    config: EvaluateConfig
+    config: TrialConfig
     base: Base
     hypernetwork: Hypernetwork | None
     people: People
@@ -110,7 +74,7 @@ class Trial:
 
 
 def evaluate(
-    config: EvaluateConfig | None = None,
+    config: TrialConfig | None = None,
     progress: Progress = no_progress,
     weights: Path | None = None,
     on_pictures: Callable[[str, Tensor], None] | None = None,
@@ -125,7 +89,7 @@ def evaluate(
         on_pictures: called with each new row's name and pictures (people, prompts, 3, h, w).
         keep: folder where finished rows are kept, and taken from if they are of the same trial.
     """
-    config, weights = config or EvaluateConfig(), weights or bundled_weights() / "miniature"
+    config, weights = config or TrialConfig(), weights or bundled_weights() / "miniature"
     digest = trial_digest(config, weights) if keep else ""
     trial = set_up_trial(config, weights)
     rows = []
@@ -148,7 +112,7 @@ def evaluate(
     return EvaluationReport(tuple(rows), table, _figures(config, rows))
 
 
-def set_up_trial(config: EvaluateConfig, weights: Path) -> Trial:
+def set_up_trial(config: TrialConfig, weights: Path) -> Trial:
     """Base, predictor, judges, people and their references; people are the same for the same seed."""
     base = load_base(weights / "base")
     predictor = weights / "hypernetwork.safetensors"
@@ -255,7 +219,7 @@ def draw_people(trial: Trial, identities: Sequence[Identity | None]) -> Tensor:
     return torch.cat(pictures).unflatten(0, (config.people, config.prompts))
 
 
-def _draw_config(config: EvaluateConfig, is_base: bool) -> DrawConfig:
+def _draw_config(config: TrialConfig, is_base: bool) -> DrawConfig:
     guidance = {field.name: getattr(config, field.name) for field in fields(GuidanceConfig)}
     if is_base:
         guidance = {"guidance_scale": config.guidance_scale}
@@ -291,7 +255,7 @@ def score_pictures(trial: Trial, method: str, pictures: Tensor, seconds: float) 
     return score_method(method, embeddings.unflatten(0, shape), trial.reference_embeddings, hits, copies, seconds)
 
 
-def _figures(config: EvaluateConfig, rows: Sequence[MethodScores]) -> dict[str, Any]:
+def _figures(config: TrialConfig, rows: Sequence[MethodScores]) -> dict[str, Any]:
     by_name = {row.name: row for row in rows}
     figures: dict[str, Any] = {"config": config_to_json(config), "rows": {}}
     for row in rows:

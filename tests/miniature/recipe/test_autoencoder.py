@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.miniature.recipe import autoencoder as vae
+from hyperdream_core.miniature.recipe.materials import load_autoencoder
 from hyperdream_core.miniature.recipe.patch_codec import MAIN_COMPONENTS, solve_codec
-from hyperdream_core.miniature.recipe.stages import load_autoencoder
 from hyperdream_core.miniature.world.captions import random_context
 from hyperdream_core.miniature.world.people import random_people
 from hyperdream_core.miniature.world.portrait import render_people

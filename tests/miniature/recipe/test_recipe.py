@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from hyperdream_core.errors import ConfigError
+from hyperdream_core.miniature.recipe.materials import quick
 from hyperdream_core.miniature.recipe.publish import SINGLE_FILE, publish, write_card
-from hyperdream_core.miniature.recipe.recipe import Recipe, quick
+from hyperdream_core.miniature.recipe.recipe import Recipe
+from hyperdream_core.miniature.trial.config import TrialConfig
 from hyperdream_core.miniature.trial.sweep import sweep
-from hyperdream_core.miniature.trial.trial import EvaluateConfig, evaluate
+from hyperdream_core.miniature.trial.trial import evaluate
 from hyperdream_core.pipelines.diffusers.loading import load_base
 
 
@@ -28,7 +30,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
 def test_the_trial_runs_on_what_was_published(published: tuple[Recipe, Path]) -> None:
     _, target = published
     methods = ("ceiling", "base", "prediction", "prediction+1")
-    config = EvaluateConfig(people=2, prompts=2, methods=methods, sample_steps=2)
+    config = TrialConfig(people=2, prompts=2, methods=methods, sample_steps=2)
     report = evaluate(config, weights=target)
     assert [row.name for row in report.rows] == list(methods)
     assert report.figures["rows"]["ceiling"]["gap_closed"]["mean"] == pytest.approx(1.0)
@@ -38,7 +40,7 @@ def test_the_trial_runs_on_what_was_published(published: tuple[Recipe, Path]) ->
 
 def test_a_sweep_runs_on_what_was_published(published: tuple[Recipe, Path], tmp_path: Path) -> None:
     _, target = published
-    config = EvaluateConfig(people=2, prompts=1, methods=("prediction",), sample_steps=2)
+    config = TrialConfig(people=2, prompts=1, methods=("prediction",), sample_steps=2)
     report = sweep(config, ["reference-null", "scheduled"], weights=target, keep=tmp_path)
     assert [row.point.curve for row in report.rows] == ["plain"] * 6 + ["reference-null"] * 4 + ["scheduled"] * 5
     # What evaluate calls the base is the sweep's base, and is not drawn again.

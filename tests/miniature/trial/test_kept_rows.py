@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from hyperdream_core.miniature.trial.config import TrialConfig
 from hyperdream_core.miniature.trial.kept_rows import keep_row, kept_row, trial_digest
-from hyperdream_core.miniature.trial.trial import EvaluateConfig
 from hyperdream_core.pipelines.scores import MethodScores, score_method
 
 
@@ -42,7 +42,7 @@ def test_a_trial_is_known_by_its_settings_and_weights_but_not_by_its_rows(tmp_pa
     (tmp_path / "judges").mkdir()
     weights = tmp_path / "judges" / "identity.safetensors"
     weights.write_bytes(b"one")
-    config = EvaluateConfig(people=3)
+    config = TrialConfig(people=3)
     first = trial_digest(config, tmp_path)
     assert trial_digest(replace(config, methods=("copy",)), tmp_path) == first
     assert trial_digest(replace(config, seed=4), tmp_path) != first

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from hyperdream_core.errors import ConfigError
 from hyperdream_core.miniature.trial import sweep as module
+from hyperdream_core.miniature.trial.config import TrialConfig
 from hyperdream_core.miniature.trial.sweep import CURVES, Point, SweepRow, format_sweep, points_of, sweep, won_back
-from hyperdream_core.miniature.trial.trial import EvaluateConfig
 from hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig, Guide
 from hyperdream_core.pipelines.scores import MethodScores, score_method
 
@@ -53,12 +53,12 @@ def test_every_point_is_a_setting_that_can_be_drawn(curve: str) -> None:
     names = {field.name for field in fields(GuidanceConfig)}
     for point in points:
         assert set(point.changes) <= names
-        Guide(replace(EvaluateConfig(), **point.changes)).at(0.9)
+        Guide(replace(TrialConfig(), **point.changes)).at(0.9)
 
 
 @dataclass(frozen=True)
 class EmptyTrial:
-    config: EvaluateConfig
+    config: TrialConfig
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, float]]:
     def identities(trial: Any, method: str) -> Sequence[None]:
         return [None]
 
-    def set_up(config: EvaluateConfig, weights: Path) -> Any:
+    def set_up(config: TrialConfig, weights: Path) -> Any:
         return EmptyTrial(config)
 
     monkeypatch.setattr(module, "set_up_trial", set_up)
@@ -88,7 +88,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, float]]:
 def test_a_sweep_compares_with_plain_guidance_and_goes_on_where_it_stopped(
     drawn: list[tuple[str, str, float]], tmp_path: Path
 ) -> None:
-    config = EvaluateConfig(people=6, prompts=1, guidance_scale=1.0, methods=("prediction",))
+    config = TrialConfig(people=6, prompts=1, guidance_scale=1.0, methods=("prediction",))
     report = sweep(config, ["hybrid"], weights=tmp_path, keep=tmp_path / "kept")
     assert [row.point.curve for row in report.rows] == ["plain"] * 6 + ["hybrid"] * 5
     assert all(row.won_back and row.won_back.mean == pytest.approx(0.5, abs=0.01) for row in report.rows[6:])
@@ -110,11 +110,11 @@ def test_more_similar_than_plain_guidance_ever_gets_is_called_beyond() -> None:
 
 def test_what_a_sweep_cannot_draw_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown curve 'circle'; known: plain, hybrid"):
-        sweep(EvaluateConfig(methods=("prediction",)), ["circle"], weights=tmp_path)
+        sweep(TrialConfig(methods=("prediction",)), ["circle"], weights=tmp_path)
     with pytest.raises(ConfigError, match="method 'copy' has no adapters to sweep over"):
-        sweep(EvaluateConfig(methods=("copy",)), weights=tmp_path)
+        sweep(TrialConfig(methods=("copy",)), weights=tmp_path)
     with pytest.raises(ConfigError, match=r"a sweep sets strength itself, got 0\.5"):
-        sweep(EvaluateConfig(methods=("prediction",), strength=0.5), weights=tmp_path)
+        sweep(TrialConfig(methods=("prediction",), strength=0.5), weights=tmp_path)
 
 
 def test_points_have_folders_of_their_own() -> None:
