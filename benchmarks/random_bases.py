@@ -14,7 +14,8 @@ from hyperdream_core.miniature.recipe.autoencoder import new_autoencoder
 from hyperdream_core.miniature.recipe.base_training import SCHEDULE
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.base import Conditioning
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase, alphas_cumprod_of
+from hyperdream_core.pipelines.diffusers.building import alphas_cumprod_of
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.diffusers.single_file import UNET, text_config, unet_config
 
 TEXT_TOKENS = 77

@@ -142,7 +142,7 @@ def _take_place(part: Path, path: Path) -> None:
             os.rename(part, path)
             return
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) or not path.is_dir():
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
                 raise
         with _part_of(path, "a folder") as old:
             with suppress(FileNotFoundError):  # Another writer has just moved it.

@@ -119,7 +119,7 @@ def _describe_lora(path: Path) -> dict[str, Any]:
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
     from ..bases import detect_family
     from ..errors import BaseMismatchError
-    from ..pipelines.diffusers.loading import tensor_shapes
+    from ..pipelines.diffusers.building import tensor_shapes
 
     shapes = tensor_shapes(path)
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..identity import Identity
-    from ..pipelines.diffusers.loading import DiffusersBase
+    from ..pipelines.diffusers.diffusers_base import DiffusersBase
     from ..pipelines.drawing.subjects import OneAdapter
 
 

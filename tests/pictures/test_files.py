@@ -294,7 +294,8 @@ def test_a_failed_save_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(
-        OutputError, match=r"image\.png: cannot be written \(No space left on device\); choose a folder"
+        OutputError,
+        match=r"image\.png: cannot be written \(No space left on device\); a file of that name is as it was",
     ):
         save_image(path, torch.ones(3, 8, 8))
     assert path.read_bytes() == before

@@ -10,7 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hyperdream_core.bases import get_base
 from hyperdream_core.miniature.recipe.base_training import SCHEDULE, new_unet
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase, alphas_cumprod_of
+from hyperdream_core.pipelines.diffusers.building import alphas_cumprod_of
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 
 TOKENIZER = Path(__file__).parents[2] / "weights" / "miniature" / "base" / "tokenizer"
 

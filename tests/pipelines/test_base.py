@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hyperdream_core.pipelines.base import Conditioning, frozen
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 
 
 def numbered(rows: int, shift: float = 0.0) -> Conditioning:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hyperdream_core.errors import ConfigError
 from hyperdream_core.pipelines.describe import DescribeConfig, caption_losses, describe
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 
 CONFIG = DescribeConfig(levels=(0.8, 0.4), draws=1)
 

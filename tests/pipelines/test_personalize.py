@@ -23,7 +23,7 @@ from hyperdream_core.faces.prepare import PreparedReferences
 from hyperdream_core.formats.identity_file import read_identity
 from hyperdream_core.formats.lora_file import read_lora
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.drawing.subjects import Subject
 from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...bases import BaseFamily, detect_family
 from ...bundled import bundled_weights
-from ...errors import BaseMismatchError, FileFormatError, MissingDependencyError
+from ...errors import BaseMismatchError, FileFormatError
+from .building import alphas_cumprod_of, deep_autoencoder, fill_model, require_diffusers, tensor_shapes
 from .diffusers_base import DiffusersBase
-
-__all__ = ["MINIATURE", "DiffusersBase", "alphas_cumprod_of", "base_family", "fill_model", "load_base", "tensor_shapes"]
+from .single_file import load_single_file
 
 MINIATURE = "miniature"
 
@@ -43,12 +41,7 @@ def load_base(
     """
     require_diffusers()
     path = _place(path)
-    if path.is_dir():
-        base = _load_folder(path, dtype)
-    else:
-        from .single_file import load_single_file
-
-        base = load_single_file(path, dtype)
+    base = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype)
     for module in base.modules():
         module.requires_grad_(False).train(False).to(device)
     if dtype == torch.float16 and base.vae.config.get("force_upcast", False):
@@ -71,85 +64,6 @@ def base_family(path: str | Path = MINIATURE) -> BaseFamily:
         return detect_family(shapes)
     except BaseMismatchError as error:
         raise BaseMismatchError(f"{path if path.is_dir() else path.name}: {error}") from error
-
-
-def require_diffusers() -> None:
-    """Raise MissingDependencyError unless diffusers and transformers are there; hosts come without the first."""
-    for package in ("diffusers", "transformers"):
-        if find_spec(package) is None:
-            raise MissingDependencyError(package, f"pip install {package}")
-
-
-def alphas_cumprod_of(scheduler_config: Mapping[str, Any]) -> Tensor:
-    """(timesteps,) float32: alpha_bar of a diffusers scheduler configuration."""
-    from diffusers import DDPMScheduler
-
-    known = {key: value for key, value in scheduler_config.items() if not key.startswith("_")}
-    alphas: Tensor = DDPMScheduler.from_config(known).alphas_cumprod
-    return alphas.float()
-
-
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of a safetensors file's tensors, from its header alone.
-
-    Raises:
-        FileFormatError: not a safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise FileFormatError(
-            path,
-            f"is not a readable safetensors file ({error}), the only format that is read, because others can run code; "
-            "get the checkpoint as .safetensors, or download it again",
-        ) from error
-
-
-def fill_model(path: Path, kind: Any, config: Any, tensors: dict[str, Tensor]) -> nn.Module:
-    """A model of this kind with these tensors as its weights, never initialised for nothing.
-
-    Args:
-        path: of the weights, for errors.
-        kind: diffusers or transformers class.
-        config: of the class: a dict for diffusers, a configuration object for transformers.
-        tensors: weights by name. A text encoder may have more, such as a projection that the family does not use.
-
-    Raises:
-        FileFormatError: a tensor is missing or has another shape, or a diffusers model has one too many.
-    """
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        model: nn.Module = kind(**config) if isinstance(config, dict) else kind(config)
-    # transformers before 4.31 counts the numbers of the positions among the weights; the model has made them itself.
-    needed = {
-        name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not name.endswith("position_ids")
-    }
-    if not isinstance(config, dict):
-        # transformers 5.6 dropped this level of CLIPTextModel, which checkpoints still have and the miniature has not.
-        level = "text_model." if any(name.startswith("text_model.") for name in needed) else ""
-        tensors = {
-            name if name.startswith("text_projection.") else level + name.removeprefix("text_model."): tensor
-            for name, tensor in tensors.items()
-        }
-    given = {name: tensor for name, tensor in tensors.items() if name in needed}
-    for name, shape in needed.items():
-        if name not in given or tuple(given[name].shape) != shape:
-            found = f"has {tuple(given[name].shape)}" if name in given else "is missing"
-            raise FileFormatError(
-                path, f"{kind.__name__} needs {name!r} of shape {shape}, but it {found}; get the checkpoint again"
-            )
-    left = [name for name in tensors if name not in needed]
-    if left and isinstance(config, dict):
-        raise FileFormatError(
-            path,
-            f"holds {left[0]!r}, which a {kind.__name__} of its family has not; use an ordinary checkpoint of it",
-        )
-    model.load_state_dict(given, strict=False, assign=True)
-    return model
 
 
 def _place(path: str | Path) -> Path:
@@ -215,17 +129,6 @@ def load_vae(folder: Path, dtype: torch.dtype) -> nn.Module:
     flat = AutoencoderTiny if name == "AutoencoderTiny" else AutoencoderKL
     vae: nn.Module = flat.from_pretrained(folder, variant=_variant(files), torch_dtype=dtype, **_LOCAL)
     return vae
-
-
-def deep_autoencoder() -> Any:
-    """diffusers' class for the miniature's VAE; None before it knew one whose encoder ends without a shortcut.
-
-    The class came with 0.32, which adds the shortcut whatever the configuration says; Forge brings 0.31.
-    """
-    import diffusers
-
-    kind = getattr(diffusers, "AutoencoderDC", None)
-    return kind if kind is not None and "encoder_out_shortcut" in signature(kind).parameters else None
 
 
 def _older_vae(config: dict[str, Any], file: Path, dtype: torch.dtype) -> nn.Module:

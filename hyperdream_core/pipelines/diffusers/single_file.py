@@ -19,7 +19,8 @@ from ...bases.family import TextEncoderShape
 from ...bundled import bundled_weights
 from ...errors import BaseMismatchError, FileFormatError
 from ...models.small_autoencoder import LikeDiffusers
-from .loading import DiffusersBase, alphas_cumprod_of, deep_autoencoder, fill_model, tensor_shapes
+from .building import alphas_cumprod_of, deep_autoencoder, fill_model, tensor_shapes
+from .diffusers_base import DiffusersBase
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...bases.family import UNetShape
 from ...errors import BaseMismatchError
 from ...formats.container import write_tensors
-from .loading import DiffusersBase
+from .diffusers_base import DiffusersBase
 from .single_file import UNET, VAE
 
 _UNET_ENDS = {

@@ -24,7 +24,7 @@ from ...identity import Identity, truncated
 from ..base import Base, frozen
 from ..progress import Progress, no_progress
 from .denoising_error import add_gradient, personalized, row_errors
-from .polish_checkpoint import PolishCheckpoint, job_digest
+from .polish_checkpoint import PolishCheckpoint, PolishRun, job_digest
 from .preservation import Preserved, draw_preserved
 from .trainable_adapters import TrainableAdapters, without_effect
 from .training_pictures import TrainingPictures, encode_pictures
@@ -187,21 +187,6 @@ def polish_batch(
     return identities
 
 
-@dataclass(eq=False)
-class _Run:
-    """The state of one training run over all rows."""
-
-    adapters: TrainableAdapters
-    optimizer: torch.optim.AdamW
-    losses: list[Tensor]
-    """per step (rows,)"""
-    best: list[Tensor]
-    """copies of the adapters' parameters; empty before the first look"""
-    best_loss: Tensor
-    """(rows,)"""
-    looks_since: int = 0
-
-
 def _polish_rows(
     base: Base,
     subjects: Sequence[tuple[Tensor, Sequence[str]]],
@@ -227,7 +212,7 @@ def _polish_rows(
         optimizer = torch.optim.AdamW(
             adapters.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
-        run = _Run(adapters, optimizer, [], [], torch.full((len(starts),), math.inf))
+        run = PolishRun(adapters, optimizer, [], [], torch.full((len(starts),), math.inf))
         saved = PolishCheckpoint(checkpoint, job_digest(config, subjects, starts))
         try:
             preserved, has_start = None, [start is not None for start in starts]
@@ -250,7 +235,7 @@ def _polish_rows(
 
 def _train(
     base: Base,
-    run: _Run,
+    run: PolishRun,
     material: TrainingPictures,
     preserved: Preserved | None,
     config: PolishConfig,
@@ -288,7 +273,7 @@ def _train(
 
 
 @torch.no_grad()
-def _look(base: Base, run: _Run, material: TrainingPictures) -> None:
+def _look(base: Base, run: PolishRun, material: TrainingPictures) -> None:
     """Judge every row on its held-out crop and keep the coefficients of those that have improved."""
     samples = material.holdout.samples(base)
     with personalized(base, run.adapters, material.prompts, samples.each) as conditioning:
@@ -303,7 +288,7 @@ def _look(base: Base, run: _Run, material: TrainingPictures) -> None:
 
 
 def _results(
-    run: _Run, starts: Sequence[Identity | None], config: PolishConfig, cancelled: bool, began: float
+    run: PolishRun, starts: Sequence[Identity | None], config: PolishConfig, cancelled: bool, began: float
 ) -> list[PolishResult]:
     losses = torch.stack(run.losses).cpu() if run.losses else torch.zeros(0, len(starts))
     results = []

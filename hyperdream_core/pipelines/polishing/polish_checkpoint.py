@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +16,26 @@ from ...config import config_to_json
 from ...errors import ConfigError
 from ...formats.container import read_container, write_container
 from ...identity import Identity
-
-if TYPE_CHECKING:
-    from .polish import _Run
+from .trainable_adapters import TrainableAdapters
 
 _KIND = "hyperdream-finetune-checkpoint"
 _VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(eq=False)
+class PolishRun:
+    """The state of one training run over all rows."""
+
+    adapters: TrainableAdapters
+    optimizer: torch.optim.AdamW
+    losses: list[Tensor]
+    """per step (rows,)"""
+    best: list[Tensor]
+    """copies of the adapters' parameters; empty before the first look"""
+    best_loss: Tensor
+    """(rows,)"""
+    looks_since: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class PolishCheckpoint:
     path: Path | None
     job: str
 
-    def save(self, run: _Run, step: int) -> None:
+    def save(self, run: PolishRun, step: int) -> None:
         """Write the state after `step` steps.
 
         Raises:
@@ -57,7 +70,7 @@ class PolishCheckpoint:
         write_container(self.path, _KIND, _VERSION, {"job": self.job}, tensors)
 
     @torch.no_grad()
-    def load(self, run: _Run) -> int:
+    def load(self, run: PolishRun) -> int:
         """Put the saved state into the run and return its step; 0 if there is no file.
 
         Raises:

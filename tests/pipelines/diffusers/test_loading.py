@@ -15,8 +15,8 @@ from hyperdream_core.errors import BaseMismatchError, ConfigError, FileFormatErr
 from hyperdream_core.miniature.recipe.autoencoder import new_autoencoder
 from hyperdream_core.miniature.recipe.base_training import new_text_encoder
 from hyperdream_core.ops.lowrank import LoraPair
-from hyperdream_core.pipelines.diffusers import loading
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase, base_family, load_base
+from hyperdream_core.pipelines.diffusers import building
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase, base_family, load_base
 from hyperdream_core.pipelines.diffusers.single_file import UNET, unet_config
 from hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm, write_single_file
 
@@ -258,7 +258,7 @@ def test_incomplete_checkpoints_are_refused(
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(building, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install diffusers"):
         load_base()
 

@@ -15,7 +15,7 @@ from hyperdream_core.errors import ConfigError
 from hyperdream_core.identity import Identity
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines.base import Conditioning
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.drawing.subjects import Adapter, AdapterBand, Subject
 

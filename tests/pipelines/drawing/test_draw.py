@@ -11,7 +11,7 @@ from hyperdream_core.errors import BaseMismatchError, ConfigError
 from hyperdream_core.identity import Identity
 from hyperdream_core.models.adapted_linear import merged
 from hyperdream_core.ops.lowrank import LoraPair
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 
 PROMPTS = ["a sks face", "a pet, sad", "a sks face, comic"]

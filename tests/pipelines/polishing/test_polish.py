@@ -11,7 +11,7 @@ from torch import Tensor
 from hyperdream_core.errors import BaseMismatchError, Cancelled, ConfigError, ReferenceImageError
 from hyperdream_core.identity import Identity, truncated
 from hyperdream_core.ops import lidb
-from hyperdream_core.pipelines.diffusers.loading import DiffusersBase
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.polishing.denoising_error import Samples, row_errors
 from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish, polish_batch
 from hyperdream_core.pipelines.polishing.preservation import CONTEXTS
