@@ -16,7 +16,8 @@ from hyperdream_core.miniature.recipe.autoencoder import new_autoencoder
 from hyperdream_core.miniature.recipe.base_training import new_text_encoder
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines.diffusers import building
-from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase, base_family, load_base
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
+from hyperdream_core.pipelines.diffusers.loading import base_family, load_base
 from hyperdream_core.pipelines.diffusers.single_file import UNET, unet_config
 from hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm, write_single_file
 
