@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.bases import BaseFamily
+from ..hyperdream_core.bases import UNET, BaseFamily
 from ..hyperdream_core.bases.keys import to_ldm
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.identity import Identity
@@ -156,8 +156,8 @@ def _applied(
     percents: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Any, Any]:
     family: BaseFamily = models.family_of(model)
-    text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
-    unet = {name: pair for name, pair in pairs.items() if name not in text}
+    unet = {name: pair for name, pair in pairs.items() if family.part_of(name) == UNET}
+    text = {name: pair for name, pair in pairs.items() if name not in unet}
     if strength == 0:
         return model.clone(), clip.clone()
     if live:

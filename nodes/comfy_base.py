@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..hyperdream_core.bases import BaseFamily
+from ..hyperdream_core.bases import UNET, BaseFamily
 from ..hyperdream_core.bases.keys import to_ldm
 from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.models.adapted_linear import live
@@ -111,7 +111,7 @@ class ComfyBase:
         Raises:
             Cancelled: the user pressed Stop, which ComfyUI's layers notice in the middle of the UNet.
         """
-        text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
+        text = {name: pair for name, pair in pairs.items() if self.family.part_of(name) != UNET}
         unet = {to_ldm(name, self.family): pair for name, pair in pairs.items() if name not in text}
         with ExitStack() as stack:
             stack.enter_context(run.stop_as_cancelled())

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..hyperdream_core.bases import BaseFamily
+from ..hyperdream_core.bases import UNET, BaseFamily
 from ..hyperdream_core.bases.keys import to_ldm
 from ..hyperdream_core.errors import ConfigError
 from ..hyperdream_core.identity import Identity
@@ -110,7 +110,11 @@ def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceC
     wanted = Subject(adapter=of_unet, neutral=connected.neutral, identifier=connected.identifier)
     subject = resolve(family, wanted, config, 1)[0]
     if isinstance(adapter, Identity):
-        text = {patches.text_weight(name, family): pair for name, pair in adapter.expand().items() if _is_text(name)}
+        text = {
+            patches.text_weight(name, family): pair
+            for name, pair in adapter.expand().items()
+            if family.part_of(name) != UNET
+        }
         subject = replace(subject, pairs=tuple(_of_unet(one, family) for one in subject.pairs))
     else:
         text = adapter.text
@@ -118,11 +122,7 @@ def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceC
 
 
 def _of_unet(pairs: Pairs, family: BaseFamily) -> dict[str, LoraPair]:
-    return {to_ldm(name, family): pair for name, pair in pairs.items() if not _is_text(name)}
-
-
-def _is_text(name: str) -> bool:
-    return name.startswith("text_encoder")
+    return {to_ldm(name, family): pair for name, pair in pairs.items() if family.part_of(name) == UNET}
 
 
 def _with_text(clip: Any, pairs: Pairs, strength: float) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..hyperdream_core.bases import BaseFamily
+from ..hyperdream_core.bases import UNET, BaseFamily
 from ..hyperdream_core.bases.keys import from_peft, to_ldm
 from ..hyperdream_core.errors import BaseMismatchError, FileFormatError
 from ..hyperdream_core.formats.container import read_tensors
@@ -27,7 +27,7 @@ _ENDINGS = {
     "_lora.up.weight": "up",
     ".alpha": "alpha",
 }
-_UNET = "diffusion_model."
+_UNET_PATH = "diffusion_model."
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,8 @@ def read_lora_file(path: Path, model: Any, clip: Any) -> LoraFile:
         place = places.get(layer) or _diffusers_place(layer, family)
         if place is None:
             strange.append(layer)
-        elif place.startswith(_UNET):
-            unet[place[len(_UNET) :].removesuffix(".weight")] = _pair(path, layer, factors)
+        elif place.startswith(_UNET_PATH):
+            unet[place[len(_UNET_PATH) :].removesuffix(".weight")] = _pair(path, layer, factors)
         else:
             text[place] = _pair(path, layer, factors)
     if strange:
@@ -102,6 +102,6 @@ def _diffusers_place(layer: str, family: BaseFamily) -> str | None:
         name = from_peft(layer, family)
     except BaseMismatchError:
         return None
-    if name.startswith("text_encoder"):
+    if family.part_of(name) != UNET:
         return patches.text_weight(name, family)
-    return f"{_UNET}{to_ldm(name, family)}.weight"
+    return f"{_UNET_PATH}{to_ldm(name, family)}.weight"

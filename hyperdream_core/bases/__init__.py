@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import TARGET_SETS, BaseFamily, Layer
+from .family import TARGET_SETS, UNET, BaseFamily, Layer
 from .registry import BASES, detect_family, get_base
 
-__all__ = ["BASES", "TARGET_SETS", "BaseFamily", "Layer", "detect_family", "get_base"]
+__all__ = ["BASES", "TARGET_SETS", "UNET", "BaseFamily", "Layer", "detect_family", "get_base"]

@@ -17,6 +17,9 @@ TARGET_SETS = ("attention", "attention+geglu", "attention+geglu+text")
 """What an adapter may change, each set a prefix of the next: self- and cross-attention of the UNet; also its GEGLU
 projections; also the attention of the text encoders. The last is the paper's, 192 linears for SD 1.5."""
 
+UNET = "unet"
+"""The part, in `BaseFamily.part_of`, whose layers have no prefix; the others are text encoders."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -86,6 +89,10 @@ class BaseFamily:
         if target_set not in TARGET_SETS:
             raise ConfigError(f"unknown target set {target_set!r}; known: {', '.join(TARGET_SETS)}")
         return _layers(self, target_set)
+
+    def part_of(self, layer: str) -> str:
+        """Which network a layer lies in, by its canonical name: `unet`, `text_encoder` or `text_encoder_2`."""
+        return next((one.name for one in self.text_encoders if layer.startswith(f"{one.name}.")), UNET)
 
     def layers_digest(self, target_set: str = "attention") -> str:
         """SHA-256 (hex) over the names and sizes of a target set's layers, in order."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..errors import BaseMismatchError
-from .family import TARGET_SETS, BaseFamily, TextEncoderShape
+from .family import TARGET_SETS, UNET, BaseFamily, TextEncoderShape
 
 _ALL = TARGET_SETS[-1]
 
@@ -61,8 +61,7 @@ def from_kohya(key: str, family: BaseFamily) -> str:
 
 def to_peft(layer: str, family: BaseFamily) -> str:
     """The layer's name in a diffusers LoRA file."""
-    is_text = any(layer.startswith(f"{encoder.name}.") for encoder in family.text_encoders)
-    return layer if is_text else f"unet.{layer}"
+    return f"{UNET}.{layer}" if family.part_of(layer) == UNET else layer
 
 
 def from_peft(key: str, family: BaseFamily) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 
@@ -15,6 +15,6 @@ class LayerChange(Protocol):
         """Of how many samples it holds a change each; None: one change that all samples share."""
         ...
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> LayerChange:
         """The same change on a device."""
         ...

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperdream_core.bases import BaseFamily, detect_family
+from hyperdream_core.bases import UNET, BaseFamily, detect_family
 from hyperdream_core.bases.keys import to_ldm
 from hyperdream_core.errors import BaseMismatchError, ConfigError
 from hyperdream_core.models.adapted_linear import live
@@ -58,7 +58,7 @@ class LoadedBase:
         self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
         """Run with live adapters by canonical layer name; those of the text encoder act in `encode_prompt`."""
-        text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder.")}
+        text = {name: pair for name, pair in pairs.items() if self.family.part_of(name) != UNET}
         unet = {to_ldm(name, self.family): pair for name, pair in pairs.items() if name not in text}
         self.latest = {name: LoraPair(pair.down.detach(), pair.up.detach()) for name, pair in pairs.items()}
         with ExitStack() as stack:

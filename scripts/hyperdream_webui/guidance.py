@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hyperdream_core.bases import detect_family
+from hyperdream_core.bases import UNET, detect_family
 from hyperdream_core.bases.keys import to_ldm
 from hyperdream_core.errors import BaseMismatchError, ConfigError
 from hyperdream_core.identity import Identity
@@ -123,7 +123,7 @@ def guided(dials: Dials, identity: Identity, unet: nn.Module) -> Guided:
             f"the loaded checkpoint is a {family.title}, but guidance is there for Stable Diffusion 1.x and 2.x; load "
             "one of those, or use ComfyUI"
         )
-    if any(name.startswith("text_encoder") for name in identity.coefficients):
+    if any(family.part_of(name) != UNET for name in identity.coefficients):
         raise ConfigError(
             f"{dials.identity} also changes the text encoder, which guidance cannot mix; write it into the prompt as "
             "a <lora:...> instead"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperdream_core.bases import BASES, TARGET_SETS, get_base
+from hyperdream_core.bases import BASES, TARGET_SETS, UNET, get_base
 from hyperdream_core.errors import ConfigError
 
 with warnings.catch_warnings():
@@ -144,3 +144,17 @@ GOLDEN = {
 def test_an_unknown_target_set_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"unknown target set 'all'; known: attention, attention\+geglu,"):
         get_base("sd15").layers("all")
+
+
+@pytest.mark.parametrize("family", list(BASES))
+def test_every_layer_lies_in_the_network_that_its_name_says(family: str) -> None:
+    base = get_base(family)
+    found = {base.part_of(layer.name) for layer in base.layers("attention+geglu+text")}
+    assert found == {UNET, *(encoder.name for encoder in base.text_encoders)}
+    assert {base.part_of(layer.name) for layer in base.layers("attention+geglu")} == {UNET}
+
+
+def test_only_a_whole_prefix_names_a_text_encoder() -> None:
+    assert get_base("sdxl").part_of("text_encoder_2.text_model.x") == "text_encoder_2"
+    assert get_base("sd15").part_of("text_encoder_2.text_model.x") == UNET
+    assert get_base("sd15").part_of("text_encoders.x") == UNET

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...bases import BaseFamily
+from ...bases import UNET, BaseFamily
 from ...errors import ConfigError
 from ...models.adapted_linear import live
 from ...ops.lowrank import LoraPair
@@ -130,19 +130,17 @@ class DiffusersBase:
 
     def _split(self, pairs: Mapping[str, LoraPair]) -> list[tuple[nn.Module, dict[str, LoraPair]]]:
         """The pairs of each network, under the layers' names within it."""
-        names = ["text_encoder", "text_encoder_2"][: len(self.text_encoders)]
-        parts: list[tuple[nn.Module, dict[str, LoraPair]]] = [(self.unet, {})]
-        parts += [(encoder, {}) for encoder in self.text_encoders]
+        networks: dict[str, nn.Module] = {UNET: self.unet}
+        networks |= zip((one.name for one in self.family.text_encoders), self.text_encoders, strict=True)
+        parts: dict[str, dict[str, LoraPair]] = {part: {} for part in networks}
         for layer, pair in pairs.items():
-            prefix, _, rest = layer.partition(".")
-            place = names.index(prefix) + 1 if prefix in names else 0
-            network, part = parts[place]
-            name = rest if place else layer
+            part = self.family.part_of(layer)
+            name = layer.removeprefix(f"{part}.")
             # transformers 5.6 dropped the `text_model` level of CLIPTextModel, which files and kohya keys still have.
-            if place and not hasattr(network, "text_model"):
+            if part != UNET and not hasattr(networks[part], "text_model"):
                 name = name.removeprefix("text_model.")
-            part[name] = pair
-        return [(network, part) for network, part in parts if part]
+            parts[part][name] = pair
+        return [(networks[part], named) for part, named in parts.items() if named]
 
 
 def _at_once(pixels: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...bases import BaseFamily
+from ...bases import UNET, BaseFamily
 from ...errors import BaseMismatchError, ConfigError
 from ...identity import Identity
 from ...ops.bands import check_cover, first_components, owner, rank_at
@@ -55,6 +55,7 @@ Adapter = OneAdapter | Subject | Sequence[Subject]
 class ResolvedSubject:
     """A subject's adapters as checked pairs."""
 
+    family: BaseFamily
     edges: tuple[tuple[float, float], ...]
     pairs: tuple[Pairs, ...]
     """of each band"""
@@ -69,7 +70,7 @@ class ResolvedSubject:
 
     def unet_pairs(self, t: float) -> Pairs:
         """Of the layers that act at each step, as far as their rank is not masked at `t`."""
-        pairs = _part(self.pairs[self.band(t)], is_text=False)
+        pairs = {n: pair for n, pair in self.pairs[self.band(t)].items() if self.family.part_of(n) == UNET}
         if self.rank_share == 1:
             return pairs
         counts = {name: rank_at(t, pair.rank, math.ceil(self.rank_share * pair.rank)) for name, pair in pairs.items()}
@@ -77,7 +78,7 @@ class ResolvedSubject:
 
     def text_pairs(self, t: float) -> Pairs:
         """Of the text encoders; these act once, at full rank."""
-        return _part(self.pairs[self.band(t)], is_text=True)
+        return {n: pair for n, pair in self.pairs[self.band(t)].items() if self.family.part_of(n) != UNET}
 
     def rows(self, rows: slice) -> ResolvedSubject:
         """The same of some of the pictures."""
@@ -152,6 +153,7 @@ def _resolved(family: BaseFamily, subject: Subject, config: GuidanceConfig, pict
         )
     named = [band.adapter.identifier for band in bands if isinstance(band.adapter, Identity)]
     return ResolvedSubject(
+        family,
         edges,
         tuple(pairs),
         _checked_pairs(family, subject.neutral, pictures),
@@ -176,10 +178,6 @@ def _checked_pairs(family: BaseFamily, adapter: OneAdapter, pictures: int) -> Pa
                 "give one for each, or one for all"
             )
     return adapter or {}
-
-
-def _part(pairs: Pairs, is_text: bool) -> Pairs:
-    return {name: pair for name, pair in pairs.items() if name.startswith("text_encoder") == is_text}
 
 
 def _rows(pairs: Pairs, rows: slice) -> Pairs:

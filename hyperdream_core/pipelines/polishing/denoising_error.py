@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...bases import UNET
 from ..base import Base, Conditioning
 from .trainable_adapters import TrainableAdapters
 
@@ -68,7 +69,7 @@ def personalized(
 ) -> Iterator[Conditioning]:
     """The base with every row's adapter on its `samples_each` samples, and all prompts as that adapter encodes them."""
     pairs = adapters.fold()
-    text = {name: pair for name, pair in pairs.items() if name.startswith("text_encoder")}
+    text = {name: pair for name, pair in pairs.items() if base.family.part_of(name) != UNET}
     conditioning = prompts.conditioning
     if text:
         with base.adapted(text, samples_each=prompts.each):
