@@ -5,12 +5,16 @@ A file holds coefficients only; the bases are drawn again from the recipe that i
 - `layers`: per layer `<kohya name>.lidb_down` (r, p) and `.lidb_up` (a, r), so that a host can match single keys.
 - `stacked`: per size `lidb_down_<p>` (layers, r, p) and `lidb_up_<a>` (layers, a, r), layers in the family's order.
   The header, half of a file in the first layout, shrinks to about a kilobyte.
+
+An identity that is not constant has its coefficients once for each band k of the noise, `<kohya name>.band<k>.lidb_up`
+or `band<k>.lidb_up_<a>`, and in its metadata `bands`, a JSON list of half-open [start, end), rising. Such a file is of
+version 2, which releases that know no bands refuse by name; a constant one is of version 1, byte for byte as theirs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +24,17 @@ from torch import Tensor
 from ..bases import BASES, TARGET_SETS, Layer, get_base
 from ..bases.keys import to_kohya
 from ..errors import BaseMismatchError, ConfigError, FileFormatError, HyperDreamError
-from ..identity import Identity, coefficient_shapes
+from ..identity import Identity, coefficient_shapes, entry_name
 from ..ops import lidb
+from ..ops.bands import WHOLE, Band, check_apart
 from ..ops.lidb import LidbCoefficients
 from .container import read_container, read_tensors, write_container
 from .facts import Facts
 
 KIND = "hyperdream-identity"
-NEWEST_VERSION = 1
+CONSTANT_VERSION, NEWEST_VERSION = 1, 2
+"""Of files with one set of coefficients for all noise levels, and of those with one for each band."""
+_MOST_BANDS = 64
 LAYOUTS = ("layers", "stacked")
 
 
@@ -51,7 +58,8 @@ def write_identity(
     if layout not in LAYOUTS:
         raise ConfigError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     family = get_base(identity.family)
-    metadata = {
+    metadata = {} if identity.is_constant else {"bands": json.dumps(identity.bands)}
+    metadata |= {
         "family": identity.family,
         "target_set": identity.target_set,
         "layers_digest": family.layers_digest(identity.target_set),
@@ -65,13 +73,15 @@ def write_identity(
         "class_noun": identity.class_noun,
         "made_by": json.dumps(dict(identity.made_by), sort_keys=True, ensure_ascii=False),
     }
-    names = _entries(identity.family, identity.layers, identity.rank, identity.down_dim, identity.up_dim, layout)
+    dims = identity.rank, identity.down_dim, identity.up_dim
+    names = _entries(identity.family, identity.layers, identity.bands, *dims, layout)
     tensors = {}
     for key, (members, _) in names.items():
         side = "down" if "lidb_down" in key else "up"
         stack = torch.stack([getattr(identity.coefficients[name], side) for name in members])
         tensors[key] = (stack if layout == "stacked" else stack[0]).to(dtype)
-    write_container(path, KIND, NEWEST_VERSION, metadata, tensors)
+    version = CONSTANT_VERSION if identity.is_constant else NEWEST_VERSION
+    write_container(path, KIND, version, metadata, tensors)
 
 
 def read_identity(path: Path | str, family: str | None = None) -> Identity:
@@ -99,15 +109,15 @@ def read_identity(path: Path | str, family: str | None = None) -> Identity:
     base = get_base(made_for)
     facts.check_digest("layers_digest", base.layers_digest(target_set), "list of layers")
     facts.check_digest("basis_digest", _basis_digest(made_for, target_set, down_dim, up_dim), "auxiliary basis")
-    layers = base.layers(target_set)
-    entries = _entries(made_for, layers, rank, down_dim, up_dim, layout)
+    bands = _bands(facts)
+    entries = _entries(made_for, base.layers(target_set), bands, rank, down_dim, up_dim, layout)
     _check_tensors(path, tensors, {key: shape for key, (_, shape) in entries.items()})
-    parts: dict[str, dict[str, Tensor]] = {layer.name: {} for layer in layers}
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, (members, _) in entries.items():
         side = "down" if "lidb_down" in key else "up"
         stack = tensors[key].float()
         for name, tensor in zip(members, stack if layout == "stacked" else [stack], strict=True):
-            parts[name][side] = tensor
+            parts.setdefault(name, {})[side] = tensor
     return Identity(
         family=made_for,
         target_set=target_set,
@@ -115,6 +125,7 @@ def read_identity(path: Path | str, family: str | None = None) -> Identity:
         down_dim=down_dim,
         up_dim=up_dim,
         coefficients={name: LidbCoefficients(**sides) for name, sides in parts.items()},
+        bands=bands,
         identifier=facts.text("identifier"),
         class_noun=facts.text("class_noun"),
         made_by=facts.facts("made_by"),
@@ -133,11 +144,12 @@ def inspect_identity(path: Path | str) -> dict[str, Any]:
         return report | {"readable": False, "problem": str(error)}
     except OSError as error:
         return report | {"readable": False, "problem": f"{path}: cannot be opened ({error.strerror}). Check the path."}
-    norms = [lidb.core_distance(c, lidb.scale(c, 0.0)).item() for c in identity.coefficients.values()]
+    norms = identity.distances(identity.scaled(0.0))
     return report | {
         "family": identity.family,
         "target_set": identity.target_set,
-        "layers": len(identity.coefficients),
+        "layers": len(identity.layers),
+        "bands": [list(band) for band in identity.bands],
         "rank": identity.rank,
         "down_dim": identity.down_dim,
         "up_dim": identity.up_dim,
@@ -145,24 +157,53 @@ def inspect_identity(path: Path | str) -> dict[str, Any]:
         "identifier": identity.identifier,
         "class_noun": identity.class_noun,
         "made_by": dict(identity.made_by),
-        "delta_norm": sum(norms) ** 0.5,
+        "delta_norm": max(norms),
+        "delta_norm_of_bands": list(norms),
     }
 
 
+def _bands(facts: Facts) -> tuple[Band, ...]:
+    """The noise bands that a file names; one of the first version has no say in it."""
+    if int(facts.text("version")) == CONSTANT_VERSION:
+        if "bands" in facts.metadata:
+            raise FileFormatError(
+                facts.path, f"has noise bands, which format version {CONSTANT_VERSION} knows nothing of. Get it again."
+            )
+        return (WHOLE,)
+    text = facts.text("bands")
+    try:
+        bands = tuple((float(start), float(end)) for start, end in json.loads(text))
+        check_apart(bands)
+    except ConfigError as error:
+        raise FileFormatError(facts.path, f"has bands {text[:60]!r}: {error}. Get the file again.") from error
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        bands = ()
+    if not 1 <= len(bands) <= _MOST_BANDS:
+        raise FileFormatError(
+            facts.path,
+            f"has bands {text[:60]!r}, but a list of 1 to {_MOST_BANDS} pairs [start, end] is expected. Get the file "
+            "again.",
+        )
+    return bands
+
+
 def _entries(
-    family: str, layers: Iterable[Layer], rank: int, down_dim: int, up_dim: int, layout: str
+    family: str, layers: Sequence[Layer], bands: Sequence[Band], rank: int, down_dim: int, up_dim: int, layout: str
 ) -> dict[str, tuple[list[str], tuple[int, ...]]]:
-    """Tensor name -> the layers whose coefficients it holds, and its shape."""
+    """Tensor name -> the entries of `Identity.coefficients` that it holds, and its shape."""
     members: dict[str, list[str]] = {}
     shapes: dict[str, tuple[int, int]] = {}
-    for layer in layers:
-        down, up = coefficient_shapes(layer, rank, down_dim, up_dim)
-        kohya = to_kohya(layer.name, get_base(family))
-        stacked = f"lidb_down_{down[1]}", f"lidb_up_{up[0]}"
-        keys = stacked if layout == "stacked" else (f"{kohya}.lidb_down", f"{kohya}.lidb_up")
-        for key, shape in zip(keys, (down, up), strict=True):
-            members.setdefault(key, []).append(layer.name)
-            shapes[key] = shape
+    for k in range(len(bands)):
+        mark = entry_name("", bands, k)  # "" of a constant identity, and else ".band<k>"
+        for layer in layers:
+            down, up = coefficient_shapes(layer, rank, down_dim, up_dim)
+            stem = to_kohya(layer.name, get_base(family)) + mark + "."
+            ends = ("lidb_down", "lidb_up")
+            if layout == "stacked":
+                stem, ends = (f"{mark[1:]}." if mark else ""), (f"lidb_down_{down[1]}", f"lidb_up_{up[0]}")
+            for end, shape in zip(ends, (down, up), strict=True):
+                members.setdefault(stem + end, []).append(layer.name + mark)
+                shapes[stem + end] = shape
     if layout == "layers":
         return {key: (names, shapes[key]) for key, names in members.items()}
     return {key: (names, (len(names), *shapes[key])) for key, names in members.items()}

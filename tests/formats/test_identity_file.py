@@ -154,7 +154,9 @@ FIRST = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.li
     ("change", "error", "words"),
     [
         (lambda m, t: m.update(kind="hyperdream-hypernetwork"), FileFormatError, "but 'hyperdream-identity' is exp"),
-        (lambda m, t: m.update(version="2"), FileFormatError, "this release reads up to 1. Update HyperDream"),
+        (lambda m, t: m.update(version="3"), FileFormatError, "this release reads up to 2. Update HyperDream"),
+        (lambda m, t: m.update(version="2"), FileFormatError, "lacks 'bands' in its metadata"),
+        (lambda m, t: m.update(bands="[[0, 1]]"), FileFormatError, "has noise bands, which format version 1 knows not"),
         (lambda m, t: m.update(family="flux"), FileFormatError, "has family 'flux', but sd15, sd2, sdxl, miniature"),
         (lambda m, t: m.update(family="sd15"), BaseMismatchError, "another list of layers"),
         (lambda m, t: m.update(target_set="all"), FileFormatError, "has target_set 'all', but attention, "),
@@ -209,3 +211,78 @@ def test_inspection_of_nothing_says_so(path: Path) -> None:
     assert inspect_identity(path)["problem"] == "sofia.safetensors: is empty (0 bytes), but a safetensors file is " + (
         "expected. Get it again."
     )
+
+
+BANDS = ((0.0, 0.25), (0.5, 1.0))
+
+
+def draw_banded(rank: int = 2) -> Identity:
+    low, high = draw_identity(rank=rank), draw_identity(rank=rank, seed=1)
+    entries = {f"{name}.band{k}": c for k, one in enumerate((low, high)) for name, c in one.coefficients.items()}
+    return replace(low, bands=BANDS, coefficients=entries)
+
+
+@pytest.mark.parametrize("layout", ["layers", "stacked"])
+def test_bands_survive_the_file_bit_for_bit(path: Path, layout: str) -> None:
+    identity = replace(draw_banded(), bands=((1 / 3, 0.7), (0.7, 1.0)))
+    write_identity(path, identity, torch.float32, layout)
+    found = read_identity(path)
+    assert found.bands == identity.bands and found.coefficients.keys() == identity.coefficients.keys()
+    for name, coefficients in identity.coefficients.items():
+        assert torch.equal(found.coefficients[name].down, coefficients.down)
+        assert torch.equal(found.coefficients[name].up, coefficients.up)
+
+
+def test_a_band_is_named_in_the_keys_of_either_layout(path: Path) -> None:
+    write_identity(path, draw_banded())
+    metadata, tensors = contents(path)
+    assert (metadata["version"], metadata["bands"]) == ("2", "[[0.0, 0.25], [0.5, 1.0]]")
+    ends = {key.split(".", 1)[1] for key in tensors}
+    assert ends == {"band0.lidb_down", "band0.lidb_up", "band1.lidb_down", "band1.lidb_up"}
+    write_identity(path, draw_banded(), layout="stacked")
+    assert {"band0.lidb_down_50", "band1.lidb_down_50"} <= contents(path)[1].keys()
+
+
+def test_a_constant_identity_is_written_as_ever(path: Path) -> None:
+    write_identity(path, draw_identity())
+    metadata, tensors = contents(path)
+    assert metadata["version"] == "1" and "bands" not in metadata
+    assert not [key for key in tensors if "band" in key]
+
+
+@pytest.mark.parametrize(
+    ("bands", "words"),
+    [
+        ("[[0, 0.6], [0.5, 1]]", r"the band \[0.5, 1\) starts below 0.6"),
+        ("[[0.5, 1], [0, 0.25]]", r"the band \[0, 0.25\) starts below 1"),
+        ("[[0, 0.25], [0.5, 1.5]]", "is empty or leaves 0 to 1"),
+        ("[[0.5, 0.5], [0.5, 1]]", "is empty or leaves 0 to 1"),
+        ("[[NaN, 0.5], [0.5, 1]]", "is empty or leaves 0 to 1"),
+        ("[[0, 0.25], [0.5, Infinity]]", "is empty or leaves 0 to 1"),
+        ("[]", "there is no noise band"),
+        ("3", "a list of 1 to 64 pairs"),
+        ("[[0, 0.5, 1]]", "a list of 1 to 64 pairs"),
+        ("{", "a list of 1 to 64 pairs"),
+        ("[" * 100_000, "a list of 1 to 64 pairs"),
+        (json.dumps([[k / 100, (k + 1) / 100] for k in range(100)]), "a list of 1 to 64 pairs"),
+        ("[[0, 0.5]]", "has 'lora_unet_.*band1|holds 'lora_unet_.*band1"),
+    ],
+)
+def test_bands_that_are_none_are_refused_by_name(path: Path, bands: str, words: str) -> None:
+    write_identity(path, draw_banded())
+    metadata, tensors = contents(path)
+    save_file(tensors, path, metadata | {"bands": bands})
+    with pytest.raises(FileFormatError, match=words) as caught:
+        read_identity(path)
+    assert str(caught.value).startswith("sofia.safetensors: ")
+
+
+def test_inspection_tells_the_bands_and_the_change_in_each(path: Path) -> None:
+    identity = draw_banded()
+    write_identity(path, identity, torch.float32)
+    report = inspect_identity(path)
+    assert json.loads(json.dumps(report)) == report
+    assert (report["bands"], report["layers"]) == ([[0.0, 0.25], [0.5, 1.0]], 80)
+    for band, norm in zip(BANDS, report["delta_norm_of_bands"], strict=True):
+        whole = sum(delta(pair).square().sum().item() for pair in identity.changes(band).values())
+        assert norm == pytest.approx(whole**0.5, rel=1e-4)
