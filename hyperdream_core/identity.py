@@ -131,7 +131,7 @@ class Identity:
             raise ConfigError(
                 f"the identity acts in the noise bands {said(self.bands)}, but one weight change serves all noise "
                 "levels, so it can be neither merged nor exported as a LoRA nor polished. Draw with it live: "
-                "`hyperdream draw`, or Apply Identity in ComfyUI"
+                "`hyperdream draw`, Apply Identity in ComfyUI, or HyperDream guidance in Automatic1111 and Forge"
             )
         return lidb.expand_layers(self.coefficients, self.family, self.layers, self.down_dim, self.up_dim, dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,10 +12,11 @@ from ..hyperdream_core.bases import UNET, BaseFamily
 from ..hyperdream_core.bases.keys import to_ldm
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
 from ..hyperdream_core.identity import Identity
+from ..hyperdream_core.ops.bands import WHOLE, Band, said
 from ..hyperdream_core.ops.lowrank import LoraPair
 from .dials import check_range, choice, range_dials, strength_dial
 from .host import models, patches, run
-from .live_adapter import LiveAdapter
+from .live_adapter import LiveAdapter, refuse_banded_text
 from .wires import IDENTITY
 
 _PARTS = {"down_blocks": "down", "mid_block": "middle", "up_blocks": "up"}
@@ -38,9 +40,9 @@ class ApplyIdentity(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, identity: Identity, strength: float) -> io.NodeOutput:
         with run.ordinary_tensors():
-            pairs = _checked_pairs(model, identity)
-            is_live = models.is_low_precision(model)
-            return io.NodeOutput(*_applied(model, clip, identity, pairs, strength, live=is_live))
+            _check_family(model, identity)
+            is_live = not identity.is_constant or models.is_low_precision(model)
+            return io.NodeOutput(*_applied(model, clip, identity, {}, strength, live=is_live))
 
 
 class ApplyIdentityAdvanced(io.ComfyNode):
@@ -98,11 +100,17 @@ class ApplyIdentityAdvanced(io.ComfyNode):
                 "a start or an end cannot be merged into the weights, which are the same in every step; set mode to "
                 "live or automatic, or start_percent to 0 and end_percent to 1"
             )
+        if not identity.is_constant and mode == "merged":
+            raise ConfigError(
+                f"the identity acts in the noise bands {said(identity.bands)} and cannot be merged into the weights, "
+                "which are the same in every step; set mode to live or automatic"
+            )
         with run.ordinary_tensors():
-            pairs = _weighted(_checked_pairs(model, identity), parts)
-            is_live = mode == "live" or (mode == "automatic" and (has_range or models.is_low_precision(model)))
+            _check_family(model, identity)
+            needs_live = has_range or not identity.is_constant or models.is_low_precision(model)
+            is_live = mode == "live" or (mode == "automatic" and needs_live)
             percents = (start_percent, end_percent)
-            return io.NodeOutput(*_applied(model, clip, identity, pairs, strength, live=is_live, percents=percents))
+            return io.NodeOutput(*_applied(model, clip, identity, parts, strength, live=is_live, percents=percents))
 
 
 def _inputs() -> list[Any]:
@@ -125,21 +133,20 @@ def _outputs() -> list[Any]:
     ]
 
 
-def _checked_pairs(model: Any, identity: Identity) -> dict[str, LoraPair]:
+def _check_family(model: Any, identity: Identity) -> None:
     family = models.family_of(model)
     if family.name != identity.family:
         raise BaseMismatchError(
             f"the identity was made for {identity.family!r}, but the model is {family.name!r}; load a checkpoint of "
             f"{identity.family!r}, or make the identity again with this model"
         )
-    return identity.expand()
 
 
 def _weighted(pairs: Mapping[str, LoraPair], parts: Mapping[str, float]) -> dict[str, LoraPair]:
-    """The pairs times the factor of the part they lie in; those of factor 0 are left out."""
+    """The pairs times the factor, if any, of the part they lie in; those of factor 0 are left out."""
     weighted = {}
     for name, pair in pairs.items():
-        factor = parts[_PARTS.get(name.partition(".")[0], "text")]
+        factor = parts.get(_PARTS.get(name.partition(".")[0], "text"), 1.0)
         if factor != 0:
             weighted[name] = pair if factor == 1 else LoraPair(pair.down, pair.up * factor)
     return weighted
@@ -149,22 +156,28 @@ def _applied(
     model: Any,
     clip: Any,
     identity: Identity,
-    pairs: Mapping[str, LoraPair],
+    parts: Mapping[str, float],
     strength: float,
     *,
     live: bool,
     percents: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Any, Any]:
     family: BaseFamily = models.family_of(model)
-    unet = {name: pair for name, pair in pairs.items() if family.part_of(name) == UNET}
-    text = {name: pair for name, pair in pairs.items() if name not in unet}
     if strength == 0:
         return model.clone(), clip.clone()
+    refuse_banded_text(identity, family)
+    text: dict[str, LoraPair] = {}
+    unet: dict[Band, dict[str, LoraPair]] = {}
+    for band in identity.bands:
+        pairs = _weighted(identity.changes(band), parts)
+        unet[band] = {name: pair for name, pair in pairs.items() if family.part_of(name) == UNET}
+        text = {name: pair for name, pair in pairs.items() if name not in unet[band]}
     if live:
         highest, lowest = (models.percent_to_sigma(model, percent) for percent in percents)
-        named = {to_ldm(name, family): pair for name, pair in unet.items()}
-        personalised = patches.with_wrapper(model, LiveAdapter(named, strength, (highest, lowest)))
+        named = {band: {to_ldm(name, family): pair for name, pair in found.items()} for band, found in unet.items()}
+        adapter = LiveAdapter(named, strength, (highest, lowest), partial(models.noise_level, model))
+        personalised = patches.with_wrapper(model, adapter)
     else:
-        personalised = patches.with_patches(model, unet, family, strength)
+        personalised = patches.with_patches(model, unet[WHOLE], family, strength)
     # The text encoder runs once per prompt, so there is nothing to be live in.
     return personalised, patches.clip_with_patches(clip, text, family, strength) if text else clip.clone()

@@ -19,6 +19,7 @@ from ..hyperdream_core.pipelines.drawing.subjects import Pairs, ResolvedSubject,
 from ..hyperdream_core.pipelines.prompts import insert_identifier, without_identifier
 from .guided_prompts import with_wordings
 from .host import guidance, models, patches
+from .live_adapter import refuse_banded_text
 from .lora_files import LoraFile
 
 _UNNAMED = "sks"
@@ -110,11 +111,9 @@ def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceC
     wanted = Subject(adapter=of_unet, neutral=connected.neutral, identifier=connected.identifier)
     subject = resolve(family, wanted, config, 1)[0]
     if isinstance(adapter, Identity):
-        text = {
-            patches.text_weight(name, family): pair
-            for name, pair in adapter.expand().items()
-            if family.part_of(name) != UNET
-        }
+        refuse_banded_text(adapter, family)
+        found = adapter.changes(adapter.bands[0])
+        text = {patches.text_weight(n, family): pair for n, pair in found.items() if family.part_of(n) != UNET}
         subject = replace(subject, pairs=tuple(_of_unet(one, family) for one in subject.pairs))
     else:
         text = adapter.text

@@ -24,7 +24,7 @@ from ..pictures.files import save_image
 from ..pictures.grid import labelled_grid
 from .base import Base
 from .drawing.draw import DrawConfig, draw
-from .drawing.subjects import Adapter, Subject
+from .drawing.subjects import Subject, Subjects
 from .export import ExportConfig, export_lora
 from .polishing.polish import PolishConfig, PolishResult, polish
 from .predictors.predict import PredictConfig, neutral_identity, predict_identity
@@ -245,7 +245,7 @@ class _Job:
         config = replace(self.config.sample, size=self.config.sample.size or self.references.shape[-1])
         identity = self.identity
         assert identity is not None
-        columns: dict[str, tuple[list[str], Adapter]] = {
+        columns: dict[str, tuple[list[str], Subjects]] = {
             "base": ([without_identifier(prompt, identity.identifier) for prompt in self.prompts], None)
         }
         for label, drawn_as in self.adapters.items():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...hyperdream_core.bases import BaseFamily, detect_family
 from ...hyperdream_core.errors import BaseMismatchError
+from ...hyperdream_core.ops.noise import to_t
 
 
 def unet_of(model: Any) -> nn.Module:
@@ -44,6 +45,14 @@ def is_low_precision(model: Any) -> bool:
 def percent_to_sigma(model: Any, percent: float) -> float:
     """The noise level at a share 0..1 of sampling, as ComfyUI's own start and end percent mean it."""
     return float(model.get_model_object("model_sampling").percent_to_sigma(percent))
+
+
+def noise_level(model: Any, sigma: float) -> float:
+    """t in 0..1 of a noise level of the host."""
+    sampling = model.get_model_object("model_sampling")
+    return float(
+        to_t(sampling.timestep(torch.tensor([sigma], device=sampling.sigmas.device)).cpu(), len(sampling.sigmas))
+    )
 
 
 def prediction_type_of(model: Any) -> str:

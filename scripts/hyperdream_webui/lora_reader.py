@@ -56,6 +56,7 @@ def expanded(filename: str) -> dict[str, dict[str, Tensor]]:
     """Layers and factors of the identity in a file.
 
     Raises:
+        ConfigError: the identity acts in noise bands, which no LoRA does.
         FileFormatError, BaseMismatchError: damaged, altered, or drawn with another basis.
     """
     return _expanded(str(filename), Path(filename).stat().st_mtime_ns)
@@ -67,7 +68,8 @@ def _module_type(known: list[Any]) -> Any:
 
     class ModuleTypeIdentity(type(lora).__mro__[1]):  # type: ignore[misc]
         def create_module(self, net: Any, weights: Any) -> Any:
-            if set(weights.w) != _KEYS:
+            # Those of an identity over noise bands are `band<k>.lidb_down`; expanding it says why it cannot be merged.
+            if {key.rpartition(".")[2] for key in weights.w} != _KEYS:
                 return None
             layer = weights.network_key.partition(".")[0]
             factors = expanded(net.network_on_disk.filename)[layer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,3 +126,41 @@ def test_a_prompt_gets_the_word_that_stands_for_the_person(host: Host, miniature
         told = node.execute(clip=miniature[1], identity=identity, text="at night")
     assert told.args[1] == "a sks face, at night"
     assert told.ui.as_dict()["text"][0].startswith("The text named nobody, so it was changed to: a sks face, at night")
+
+
+def in_bands(host: Host, identity: Any, scale: float = -1.0) -> Any:
+    """The identity below t = 0.5, and `scale` times it from there on."""
+    parts = {0: identity, 1: identity.scaled(scale)}
+    entries = {f"{name}.band{k}": c for k, one in parts.items() for name, c in one.coefficients.items()}
+    return replace(identity, bands=((0.0, 0.5), (0.5, 1.0)), coefficients=entries)
+
+
+@pytest.mark.parametrize("dials", [{}, {"mode": "automatic", "middle": 1.0}])
+def test_an_identity_over_noise_bands_switches_live_with_the_noise(
+    host: Host, miniature: Any, identity: Any, dials: dict[str, Any]
+) -> None:
+    model = applied(host, miniature, in_bands(host, identity), **dials)
+    assert not model.patches
+    to_sigma = miniature[0].get_model_object("model_sampling").percent_to_sigma
+    for percent, scale in ((0.2, -1.0), (0.45, -1.0), (0.55, 1.0), (0.9, 1.0)):
+        part = applied(host, miniature, identity.scaled(scale), mode="live")
+        assert torch.equal(output(model, to_sigma(percent)), output(part, to_sigma(percent))), percent
+
+
+def test_a_noise_level_that_no_band_owns_is_the_base(host: Host, miniature: Any, identity: Any) -> None:
+    both = in_bands(host, identity)
+    low = {name: c for name, c in both.coefficients.items() if name.endswith(".band0")}
+    model = applied(host, miniature, replace(both, bands=((0.0, 0.5),), coefficients=low))
+    to_sigma = miniature[0].get_model_object("model_sampling").percent_to_sigma
+    assert torch.equal(output(model, to_sigma(0.2)), output(miniature[0]))
+    assert not torch.equal(output(model, to_sigma(0.8)), output(miniature[0]))
+
+
+def test_bands_are_not_merged_nor_given_to_a_text_encoder(host: Host, miniature: Any, identity: Any) -> None:
+    error = host.core("errors").ConfigError
+    with pytest.raises(error, match=r"noise bands \[0, 0.5\) and \[0.5, 1\) and cannot be merged .* live or automatic"):
+        applied(host, miniature, in_bands(host, identity), mode="merged")
+    adapters, family = host.core("pipelines.polishing.trainable_adapters"), host.core("bases").get_base("miniature")
+    wide = adapters.without_effect(family, [None], ("attention+geglu+text", 5, 7))
+    with pytest.raises(error, match="changes the text encoder too, which here runs once for all noise levels"):
+        applied(host, miniature, in_bands(host, wide))

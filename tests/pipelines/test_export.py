@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,14 @@ def test_the_export_is_the_identity(fresh_identity: Callable[..., Identity], tmp
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(ConfigError, match="dtype must be one of fp16, bf16, fp32, got 'int8'"):
         ExportConfig(dtype="int8")  # type: ignore[arg-type]
+
+
+def test_an_identity_over_noise_bands_is_not_exported_as_a_lora(
+    fresh_identity: Callable[..., Identity], tmp_path: Path
+) -> None:
+    one = fresh_identity("miniature")
+    entries = {f"{name}.band{k}": c for k in (0, 1) for name, c in one.coefficients.items()}
+    banded = replace(one, bands=((0.0, 0.5), (0.5, 1.0)), coefficients=entries)
+    with pytest.raises(ConfigError, match=r"bands \[0, 0.5\) and \[0.5, 1\), .* nor exported as a LoRA .* Draw"):
+        export_lora(banded, tmp_path / "sofia.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +15,7 @@ import torch
 from hyperdream_webui import lora_reader as native_lora
 from safetensors.torch import load_file, save_file
 
+from hyperdream_core.errors import ConfigError
 from hyperdream_core.formats.identity_file import read_identity, write_identity
 from hyperdream_core.pipelines.export import export_lora
 
@@ -100,3 +102,21 @@ def test_a_file_changed_under_its_name_is_read_again(networks: Networks, tmp_pat
 def test_without_the_lora_extension_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "networks", raising=False)
     assert native_lora.register() == ""
+
+
+def test_an_identity_over_noise_bands_is_refused_with_a_remedy_in_both_hosts(
+    networks: Networks, forge_networks: Any, tmp_path: Path
+) -> None:
+    one, path = make_identity("miniature"), tmp_path / "mara.safetensors"
+    entries = {f"{name}.band{k}": c for k in (0, 1) for name, c in one.coefficients.items()}
+    write_identity(path, replace(one, bands=((0.0, 0.5), (0.5, 1.0)), coefficients=entries))
+    words = r"noise bands \[0, 0.5\) and \[0.5, 1\).* Draw with it live: .* HyperDream guidance in Automatic1111"
+    native_lora.register()
+    with pytest.raises(ConfigError, match=words):
+        forge_networks.load_lora_state_dict(str(path))
+    sys.modules["networks"] = networks
+    native_lora.register()
+    net = SimpleNamespace(network_on_disk=SimpleNamespace(filename=str(path)))
+    layer, parts = next(iter(layers_of(path).items()))
+    with pytest.raises(ConfigError, match=words):
+        networks.module_types[-1].create_module(net, Weights(f"{layer}.band0.lidb_down", "", parts, None))

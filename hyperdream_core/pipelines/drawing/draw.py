@@ -19,7 +19,7 @@ from ..progress import Progress, no_progress
 from .branches import Branches
 from .guidance_config import GuidanceConfig
 from .samplers import initial_noise, new_scheduler
-from .subjects import Adapter, ResolvedSubject, fitted_masks, resolve
+from .subjects import ResolvedSubject, Subjects, fitted_masks, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class DrawConfig(GuidanceConfig):
 def draw(
     base: Base,
     prompts: Sequence[str],
-    adapter: Adapter = None,
+    adapter: Subjects = None,
     config: DrawConfig | None = None,
     progress: Progress = no_progress,
     seeds: Sequence[int] | None = None,

@@ -11,20 +11,22 @@ from torch import Tensor
 
 from ...bases import UNET, BaseFamily
 from ...errors import BaseMismatchError, ConfigError
-from ...identity import Identity
-from ...ops.bands import check_cover, first_components, owner, rank_at
+from ...identity import Adapter
+from ...ops.bands import Band, check_cover, first_components, owner, rank_at, said
+from ...ops.changes import LayerChange
 from ...ops.lowrank import LoraPair, canonicalize
 from .guidance_config import GuidanceConfig
 
 Pairs = Mapping[str, LoraPair]
 
-OneAdapter = Identity | Pairs | None
-"""An identity, pairs shared by all pictures or one per picture (leading axis), such as of any LoRA file, or nothing."""
+OneAdapter = Adapter | Pairs | None
+"""An adapter such as an identity; pairs shared by all pictures or one per picture (leading axis), such as of any LoRA
+file; or nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class AdapterBand:
-    """An adapter that acts at noise levels [start, end); None there is the base."""
+    """An adapter that acts at noise levels [start, end), as far as its own bands reach; None there is the base."""
 
     start: float
     end: float
@@ -47,8 +49,8 @@ class Subject:
     """(h, w) in 0..1, at the pictures' size: where the subject is; None is everywhere"""
 
 
-Adapter = OneAdapter | Subject | Sequence[Subject]
-"""What to draw with."""
+Subjects = OneAdapter | Subject | Sequence[Subject]
+"""What to draw with: one adapter, a subject, or several in their masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +87,11 @@ class ResolvedSubject:
         return replace(self, pairs=tuple(_rows(one, rows) for one in self.pairs), neutral=_rows(self.neutral, rows))
 
 
-def resolve(family: BaseFamily, adapter: Adapter, config: GuidanceConfig, pictures: int) -> list[ResolvedSubject]:
+def resolve(family: BaseFamily, adapter: Subjects, config: GuidanceConfig, pictures: int) -> list[ResolvedSubject]:
     """The subjects to draw with, checked; at strength 0 their adapters are empty.
 
     Raises:
-        BaseMismatchError: an identity made for another base family.
+        BaseMismatchError: an adapter made for another base family.
         ConfigError: adapters for another number of pictures, bands with gaps or overlaps, several subjects without
             masks, or no neutral adapter where guidance needs one.
     """
@@ -97,7 +99,7 @@ def resolve(family: BaseFamily, adapter: Adapter, config: GuidanceConfig, pictur
         return []
     if isinstance(adapter, Subject):
         subjects = [adapter]
-    elif isinstance(adapter, (Identity, Mapping)):
+    elif isinstance(adapter, (Adapter, Mapping)):
         subjects = [Subject(adapter=adapter)]
     else:
         subjects = list(adapter)
@@ -139,9 +141,9 @@ def _resolved(family: BaseFamily, subject: Subject, config: GuidanceConfig, pict
         start, end = config.active
         bands = [AdapterBand(start, end, subject.adapter)]
         bands += [AdapterBand(*gap, None) for gap in ((0.0, start), (end, 1.0)) if gap[0] < gap[1]]
-    edges = tuple((band.start, band.end) for band in bands)
-    check_cover(edges)
-    pairs = [_checked_pairs(family, band.adapter, pictures) for band in bands]
+    check_cover([(band.start, band.end) for band in bands])
+    pieces = [piece for band in bands for piece in _pieces(family, band, pictures)]
+    pairs = [piece for _, piece in pieces]
     if config.strength == 0:
         pairs = [{} for _ in pairs]
     if config.rank_share < 1:
@@ -151,33 +153,78 @@ def _resolved(family: BaseFamily, subject: Subject, config: GuidanceConfig, pict
             "guidance 'reference-null' leads away from a neutral reference's adapter, and there is none; predict one "
             "from a plain grey picture and give it, or use guidance 'plain'"
         )
-    named = [band.adapter.identifier for band in bands if isinstance(band.adapter, Identity)]
+    named = [band.adapter.identifier for band in bands if isinstance(band.adapter, Adapter)]
     return ResolvedSubject(
         family,
-        edges,
+        tuple(edge for edge, _ in pieces),
         tuple(pairs),
-        _checked_pairs(family, subject.neutral, pictures),
+        _neutral_pairs(family, subject.neutral, pictures),
         subject.identifier or (named[0] if named else "sks"),
         subject.mask,
         config.rank_share,
     )
 
 
-def _checked_pairs(family: BaseFamily, adapter: OneAdapter, pictures: int) -> Pairs:
-    if isinstance(adapter, Identity):
-        if adapter.family != family.name:
-            raise BaseMismatchError(
-                f"the identity was made for {adapter.family!r}, but the base is {family.name!r}; load a base of "
-                f"{adapter.family!r}"
-            )
-        return adapter.expand()
-    for name, pair in (adapter or {}).items():
-        if pair.down.dim() == 3 and pair.down.shape[0] != pictures:
+def _pieces(family: BaseFamily, band: AdapterBand, pictures: int) -> list[tuple[Band, Pairs]]:
+    """The band cut where its adapter's own bands begin and end; where it has none, the piece is the base's."""
+    adapter = band.adapter
+    if not isinstance(adapter, Adapter):
+        return [((band.start, band.end), _checked_pairs(adapter or {}, pictures))]
+    _check_family(family, adapter)
+    pieces: list[tuple[Band, Pairs]] = []
+    reached = band.start
+    for start, end in adapter.bands:
+        inner = max(start, band.start), min(end, band.end)
+        if inner[0] < inner[1]:
+            if reached < inner[0]:
+                pieces.append(((reached, inner[0]), {}))
+            pieces.append((inner, _checked_pairs(_low_rank(adapter.changes((start, end))), pictures)))
+            reached = inner[1]
+    if reached < band.end:
+        pieces.append(((reached, band.end), {}))
+    return pieces
+
+
+def _neutral_pairs(family: BaseFamily, neutral: OneAdapter, pictures: int) -> Pairs:
+    if not isinstance(neutral, Adapter):
+        return _checked_pairs(neutral or {}, pictures)
+    _check_family(family, neutral)
+    if len(neutral.bands) > 1:
+        raise ConfigError(
+            f"the neutral reference acts in the noise bands {said(neutral.bands)}, but one change for all noise levels "
+            "is expected; predict it from a plain grey picture"
+        )
+    return _checked_pairs(_low_rank(neutral.changes(neutral.bands[0])), pictures)
+
+
+def _check_family(family: BaseFamily, adapter: Adapter) -> None:
+    if adapter.family != family.name:
+        raise BaseMismatchError(
+            f"the identity was made for {adapter.family!r}, but the base is {family.name!r}; load a base of "
+            f"{adapter.family!r}"
+        )
+
+
+def _low_rank(changes: Mapping[str, LayerChange]) -> Pairs:
+    """The changes, which guidance stacks by picture and branch and therefore takes as low-rank pairs only."""
+    pairs = {name: change for name, change in changes.items() if isinstance(change, LoraPair)}
+    for name, change in changes.items():
+        if name not in pairs:
             raise ConfigError(
-                f"layer {name!r} has adapters for {pair.down.shape[0]} pictures, but there are {pictures} prompts; "
+                f"layer {name!r} of the adapter has a change of the type {type(change).__name__}, but drawing mixes "
+                "low-rank pairs; give it an adapter of those"
+            )
+    return pairs
+
+
+def _checked_pairs(pairs: Pairs, pictures: int) -> Pairs:
+    for name, pair in pairs.items():
+        if pair.samples not in (None, pictures):
+            raise ConfigError(
+                f"layer {name!r} has adapters for {pair.samples} pictures, but there are {pictures} prompts; "
                 "give one for each, or one for all"
             )
-    return adapter or {}
+    return pairs
 
 
 def _rows(pairs: Pairs, rows: slice) -> Pairs:

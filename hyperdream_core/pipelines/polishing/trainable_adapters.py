@@ -15,6 +15,7 @@ from torch import Tensor
 from ...bases import BaseFamily
 from ...errors import BaseMismatchError, ConfigError
 from ...identity import Identity
+from ...ops.bands import said
 from ...ops.lidb import LidbCoefficients, basis_sizes, fresh_coefficients, stacked_basis
 from ...ops.lowrank import LoraPair
 
@@ -141,7 +142,7 @@ def without_effect(family: BaseFamily, starts: Sequence[Identity | None], kind: 
 
     Raises:
         BaseMismatchError: a start was made for another family.
-        ConfigError: the starts differ in layers or basis sizes.
+        ConfigError: the starts differ in layers or basis sizes, or act in noise bands.
     """
     known = [start for start in starts if start is not None]
     for start in known:
@@ -149,6 +150,11 @@ def without_effect(family: BaseFamily, starts: Sequence[Identity | None], kind: 
             raise BaseMismatchError(
                 f"the identity was made for {start.family!r}, but the base is {family.name!r}; load a base of "
                 f"{start.family!r}"
+            )
+        if not start.is_constant:
+            raise ConfigError(
+                f"the identity acts in the noise bands {said(start.bands)}, but polishing trains one change for all "
+                "noise levels; polish that of one band (`Identity.of_band`), or start from nothing"
             )
     kinds = {(start.target_set, start.down_dim, start.up_dim) for start in known} or {kind}
     if len(kinds) > 1:

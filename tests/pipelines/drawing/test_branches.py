@@ -17,7 +17,7 @@ from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines.base import Conditioning
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
-from hyperdream_core.pipelines.drawing.subjects import Adapter, AdapterBand, Subject
+from hyperdream_core.pipelines.drawing.subjects import AdapterBand, Subject, Subjects
 
 PROMPT, NOUN = "a sks face, sad", "a face, sad"
 TINY: dict[str, Any] = {"steps": 2, "size": 32}
@@ -50,7 +50,7 @@ def counted(base: DiffusersBase) -> Iterator[tuple[DiffusersBase, list[int], lis
     yield Counted(**{name: getattr(base, name) for name in base.__dataclass_fields__}), calls, prompts
 
 
-def one_step(base: DiffusersBase, prompt: str, adapter: Adapter, **changes: Any) -> Tensor:
+def one_step(base: DiffusersBase, prompt: str, adapter: Subjects, **changes: Any) -> Tensor:
     """The base's own prediction in the first step: guidance 1, and a sampler of one step to the clean latents."""
     return draw(base, [prompt], adapter, config(steps=1, sampler="ddim", guidance_scale=1.0, **changes))
 
