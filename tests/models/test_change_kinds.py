@@ -133,6 +133,13 @@ def test_a_kind_that_is_not_in_the_table_is_refused_by_name(
             pass
 
 
+def test_the_worked_example_of_the_low_rank_kinds_opening() -> None:
+    net = nn.ModuleDict({"w": nn.Linear(3, 2, bias=False)}).requires_grad_(False)
+    net["w"].weight.copy_(torch.eye(2, 3))
+    with live(net, {"w": LoraPair(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[2.0], [0.0]]))}, 0.5):
+        assert net["w"](torch.tensor([1.0, 2.0, 3.0])).tolist() == [4.0, 2.0]
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_pair_on_a_convolution_is_one_on_its_patches(stride: int) -> None:
     torch.random.manual_seed(0)

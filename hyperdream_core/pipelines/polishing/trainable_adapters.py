@@ -1,7 +1,19 @@
 """Trainable LiDB coefficients of one or many subjects, on top of fixed ones, folded into LoRA factors once a step.
 
-Layers of one size share a matrix in LiDB's basis, so all of them are folded by one product: a step costs the same few
-operations for 128 layers as for 560, and the layers themselves run as plain low-rank adapters.
+Folding turns what is trained into what the layers run on. Of a layer from i to o features, with a basis of p rows on
+the input side, at rank r on top of a start of rank r0:
+
+    trained (r, p)                         the coefficients, which the optimiser sees
+    trained @ shared * signs (r, i)        the factor that they stand for: shared (p, i) is one matrix for all layers
+                                           of i features, signs (i) are the layer's own; see `ops.lidb`
+    [fixed; that] (r0 + r, i)              `down`: the start's factor, multiplied out once, above the fresh one
+
+By numbers, p = 2, i = 3, r = 1, r0 = 1: coefficients (2, 1) on rows (1, 0, 0) and (0, 1, 0) are (2, 1, 0); with the
+signs (1, -1, 1) they are (2, -1, 0); under the start's row (5, 5, 5), `down` is [[5, 5, 5], [2, -1, 0]]. `up` likewise.
+
+Layers of one size are folded by one product, stacked as (layers, rows, r, p), a row for each subject: a step costs the
+same few operations for 128 layers as for 560. Gradients reach the coefficients through these products; the layers
+themselves run as plain low-rank adapters and know nothing of bases.
 """
 
 from __future__ import annotations
