@@ -77,7 +77,7 @@ class HybridGuidance(io.ComfyNode):
         identity: Identity | None = None,
     ) -> io.NodeOutput:
         with run.ordinary_tensors():
-            subject = the_subject(identity, lora, model, clip)
+            subject = the_subject(identity, lora, model)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength)
             return guided_output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
 
@@ -143,7 +143,7 @@ class HybridGuidanceAdvanced(io.ComfyNode):
             "branch_weights": _numbers(weights),
         }
         with run.ordinary_tensors():
-            subject = the_subject(identity, lora, model, clip, neutral)
+            subject = the_subject(identity, lora, model, neutral)
             config = guidance_config(guidance, base_scale, subject_scale, schedule, strength, **more)
             return guided_output(model, clip, [subject], Prompts(prompt, negative_prompt, base_prompt), config)
 
@@ -225,9 +225,7 @@ def outputs() -> list[Any]:
     ]
 
 
-def the_subject(
-    identity: Identity | None, lora: str, model: Any, clip: Any, neutral: Identity | None = None
-) -> ConnectedSubject:
+def the_subject(identity: Identity | None, lora: str, model: Any, neutral: Identity | None = None) -> ConnectedSubject:
     """Whoever was connected or chosen.
 
     Raises:
@@ -238,7 +236,7 @@ def the_subject(
         raise ConfigError(f"Hybrid Guidance was given {both}, expected one; connect an identity, or choose a LoRA")
     if identity is not None:
         return ConnectedSubject(identity, neutral=neutral)
-    return ConnectedSubject(read_lora_file(folders.stored_file(folders.LORAS, lora), model, clip), neutral=neutral)
+    return ConnectedSubject(read_lora_file(folders.stored_file(folders.LORAS, lora), model), neutral=neutral)
 
 
 def guidance_config(

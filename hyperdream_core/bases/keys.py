@@ -14,12 +14,31 @@ checkpoint; where OpenCLIP fuses q, k and v, the third of the rows that belongs 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from ..errors import BaseMismatchError
-from .family import TARGET_SETS, UNET, BaseFamily, TextEncoderShape
+from .family import UNET, BaseFamily, TextEncoderShape, UNetShape
+from .modules import modules
 
-_ALL = TARGET_SETS[-1]
+_UNET_ENDS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+_TEXT_MLP = {"fc1": "c_fc", "fc2": "c_proj"}
 
 
 def to_ldm(layer: str, family: BaseFamily) -> str:
@@ -27,16 +46,7 @@ def to_ldm(layer: str, family: BaseFamily) -> str:
     for encoder in family.text_encoders:
         if layer.startswith(f"{encoder.name}."):
             return _text_to_ldm(layer[len(encoder.name) + 1 :], encoder)
-    block, index, *rest = layer.split(".")
-    # A block of ldm is one residual layer with its attention; block 0 of input_blocks is the first convolution, and
-    # each resolution but the last ends in a resampler: an input block of its own, but the tail of an output block.
-    per_block = family.unet.layers_per_block + 1
-    if block == "mid_block":
-        return ".".join(["middle_block", "1", *rest[1:]])
-    attention = int(rest[1])
-    number = int(index) * per_block + attention + (1 if block == "down_blocks" else 0)
-    side = "input_blocks" if block == "down_blocks" else "output_blocks"
-    return ".".join([side, str(number), "1", *rest[2:]])
+    return unet_to_ldm(f"{layer}.weight", family.unet).removesuffix(".weight")
 
 
 def from_ldm(path: str, family: BaseFamily) -> str:
@@ -72,33 +82,67 @@ def from_peft(key: str, family: BaseFamily) -> str:
 def _text_to_ldm(path: str, encoder: TextEncoderShape) -> str:
     if not encoder.is_open_clip:
         return f"{encoder.ldm_prefix}.{path}"
-    index, _, projection = path.removeprefix("text_model.encoder.layers.").split(".")
+    index, part, projection = path.removeprefix("text_model.encoder.layers.").split(".")
+    if part == "mlp":
+        return f"{encoder.ldm_prefix}.transformer.resblocks.{index}.mlp.{_TEXT_MLP[projection]}"
     block = f"{encoder.ldm_prefix}.transformer.resblocks.{index}.attn"
     return f"{block}.out_proj" if projection == "out_proj" else f"{block}.in_proj_weight[{projection[0]}]"
 
 
+def unet_to_ldm(name: str, unet: UNetShape) -> str:
+    """A UNet tensor's diffusers name as ldm's, within the UNet."""
+    module, _, end = name.rpartition(".")
+    if module in _UNET_ENDS:
+        return f"{_UNET_ENDS[module]}.{end}"
+    # A block of ldm is one residual layer with its attention; block 0 of input_blocks is the first convolution, and
+    # each resolution but the last ends in a resampler: an input block of its own, but the tail of an output block.
+    per_block = unet.layers_per_block + 1
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
+        kind, index, rest = match.groups()
+        number = 2 * int(index) if kind == "resnets" else 1
+        return f"middle_block.{number}.{_residual(rest) if kind == 'resnets' else rest}"
+    if match := re.fullmatch(r"(down|up)_blocks\.(\d)\.(resnets|attentions)\.(\d)\.(.+)", name):
+        side, block, kind, index, rest = match.groups()
+        number = int(block) * per_block + int(index) + (side == "down")
+        place = f"{'input' if side == 'down' else 'output'}_blocks.{number}"
+        return f"{place}.0.{_residual(rest)}" if kind == "resnets" else f"{place}.1.{rest}"
+    if match := re.fullmatch(r"down_blocks\.(\d)\.downsamplers\.0\.conv\.(.+)", name):
+        return f"input_blocks.{per_block * (int(match[1]) + 1)}.0.op.{match[2]}"
+    match = re.fullmatch(r"up_blocks\.(\d)\.upsamplers\.0\.conv\.(.+)", name)
+    assert match is not None, name
+    # The upsampler is the last part of its block, after the attention where there is one.
+    attends = tuple(reversed(unet.transformer_depth))[int(match[1])] > 0
+    return f"output_blocks.{per_block * int(match[1]) + per_block - 1}.{2 if attends else 1}.conv.{match[2]}"
+
+
+def _residual(rest: str) -> str:
+    module, _, end = rest.rpartition(".")
+    return f"{_RESIDUAL[module]}.{end}"
+
+
 @lru_cache(maxsize=8)
 def _ldm_names(family: BaseFamily) -> dict[str, str]:
-    return {to_ldm(layer.name, family): layer.name for layer in family.layers(_ALL)}
+    return {to_ldm(name, family): name for name in modules(family)}
 
 
 @lru_cache(maxsize=8)
 def _kohya_names(family: BaseFamily) -> dict[str, str]:
-    names = {to_kohya(layer.name, family): layer.name for layer in family.layers(_ALL)}
-    for layer in family.layers("attention+geglu"):
-        names[f"lora_unet_{to_ldm(layer.name, family)}".replace(".", "_")] = layer.name
+    names = {to_kohya(name, family): name for name in modules(family)}
+    for name in modules(family):
+        if family.part_of(name) == UNET:
+            names[f"lora_unet_{to_ldm(name, family)}".replace(".", "_")] = name
     return names
 
 
 @lru_cache(maxsize=8)
 def _peft_names(family: BaseFamily) -> dict[str, str]:
-    return {to_peft(layer.name, family): layer.name for layer in family.layers(_ALL)}
+    return {to_peft(name, family): name for name in modules(family)}
 
 
 def _look_up(names: dict[str, str], key: str, shown: str, family: BaseFamily) -> str:
     if key not in names:
         raise BaseMismatchError(
-            f"{shown!r} names no attention, GEGLU or text attention layer of {family.title}. The file was made for "
-            "another base or changes other layers; use one made for this base."
+            f"{shown!r} names no layer of {family.title} that an adapter may change. The file was made for another "
+            "base or changes other layers; use one made for this base."
         )
     return names[key]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from ..whole_file import whole_file
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NAMES = set(_DTYPES.values())
+_WHOLE = {"I8", "I16", "I32", "I64", "U8"}
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 _OLD_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -50,24 +52,34 @@ def read_container(path: Path | str, kind: str, newest_version: int) -> tuple[di
     return metadata, tensors
 
 
-def read_tensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_names(path: Path | str) -> tuple[dict[str, str], list[str]]:
+    """The metadata and the tensors' names of any safetensors file, from its header alone.
+
+    Raises:
+        FileFormatError: not such a file, or not a whole one.
+    """
+    with _opened(Path(path)) as file:
+        return dict(file.metadata() or {}), sorted(file.keys())
+
+
+def read_tensors(
+    path: Path | str, names: Collection[str] | None = None, numbers: Collection[str] = ()
+) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and tensors of any safetensors file that is whole and holds finite floating-point numbers.
+
+    Args:
+        path: of the file.
+        names: which tensors to read and check; None is all of them.
+        numbers: those of them that may also be whole numbers.
 
     Raises:
         FileFormatError: otherwise.
     """
     path = Path(path)
-    _check_start(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: _floating(path, name, file) for name in sorted(file.keys())}
-    except SafetensorError as error:
-        raise FileFormatError(
-            path, f"is not a readable safetensors file ({error}). It is damaged or altered; get it again."
-        ) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        chosen = sorted(file.keys() if names is None else names)
+        tensors = {name: _tensor(path, name, file, may_be_whole=name in numbers) for name in chosen}
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise FileFormatError(
@@ -76,6 +88,20 @@ def read_tensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
                 "again, with a lower learning rate if it was trained.",
             )
     return metadata, tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    _check_start(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise FileFormatError(
+            path, f"is not a readable safetensors file ({error}). It is damaged or altered; get it again."
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def write_container(
@@ -174,9 +200,9 @@ def _unreadable(path: Path, error: OSError) -> FileFormatError:
     )
 
 
-def _floating(path: Path, name: str, file: safe_open) -> Tensor:
+def _tensor(path: Path, name: str, file: safe_open, may_be_whole: bool) -> Tensor:
     dtype = file.get_slice(name).get_dtype()
-    if dtype not in _NAMES:
+    if dtype not in _NAMES and not (may_be_whole and dtype in _WHOLE):
         raise FileFormatError(
             path,
             f"tensor {name!r} holds {dtype} numbers, but {', '.join(sorted(_NAMES))} are expected. Use a file that was "

@@ -1,17 +1,24 @@
-"""Adapters as ordinary LoRA files, for every program that loads those, and back.
+"""Adapters as ordinary LoRA files, for every program that loads those, and LoRAs of any program back.
 
 | dialect | keys per layer | read by |
 | --- | --- | --- |
 | kohya | `lora_unet_... .lora_down.weight`, `.lora_up.weight`, `.alpha` (= rank) | ComfyUI, A1111, Forge, diffusers |
 | diffusers | `unet.... .lora_A.weight`, `.lora_B.weight` (alpha = rank) | diffusers and PEFT; not ComfyUI |
 
-Alpha exists only here: it is written as the rank, and folded into `up` on reading.
+These two are written; `foreign/lora_names.py` lists what is read. Alpha exists only here: it is written as the rank,
+and folded into `up` on reading. Example, a 3x3 convolution of rank 4 from 320 channels to 320, alpha 2:
+
+    lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight   (4, 320, 3, 3)
+    lora_unet_down_blocks_0_resnets_0_conv1.lora_up.weight     (320, 4, 1, 1)
+    lora_unet_down_blocks_0_resnets_0_conv1.alpha              2
+
+becomes the pair of `down_blocks.0.resnets.0.conv1` with down (4, 2880) as it is and up (320, 4) halved.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,20 +26,19 @@ import torch
 from torch import Tensor
 
 from ..bases import BASES, BaseFamily, get_base
-from ..bases.keys import from_kohya, from_peft, to_kohya, to_peft
+from ..bases.keys import to_kohya, to_peft
+from ..bases.modules import modules
 from ..errors import BaseMismatchError, ConfigError, FileFormatError
 from ..ops.lowrank import LoraPair
-from .container import payload_digest, read_tensors, write_tensors
+from .container import payload_digest, read_names, write_tensors
+from .foreign.lora_factors import pairs_of_parts, parts_of_lora
+from .foreign.lora_names import canonical_layer, other_kind
+from .foreign.lora_scales import scales_of
 
 DIALECTS = ("kohya", "diffusers")
-
-_ENDINGS = {
-    ".lora_down.weight": "down",
-    ".lora_up.weight": "up",
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".alpha": "alpha",
-}
+_STRANGERS = 0.1
+"""share of a LoRA's layers that a family may lack: trainers add layers of their own, but most must be there"""
+_LONGEST_PHRASE = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,36 +103,136 @@ def write_lora(
     write_tensors(path, facts, tensors)
 
 
-def read_lora(path: Path | str, family: str | None = None) -> tuple[str, dict[str, LoraPair]]:
-    """The base family and the pairs of a LoRA file in either dialect, in float32, alpha folded into `up`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoraFile:
+    """A LoRA as it was read, alpha folded in."""
+
+    family: str
+    pairs: Mapping[str, LoraPair]
+    """canonical layer -> down (r, i), up (o, r), float32; i of a convolution is channels times its kernel"""
+    identifier: str = ""
+    """the word that calls the subject, of a file that we wrote; empty for any other"""
+    class_noun: str = ""
+    """what the subject is, likewise"""
+    trigger_phrases: tuple[str, ...] = ()
+    """what the file says calls its subject or style, word for word; often it says nothing"""
+    left_out: tuple[str, ...] = ()
+    """keys of layers and tensors that are no plain factors of layers we change, such as embeddings"""
+
+    @property
+    def note(self) -> str:
+        """One sentence about what was left out; empty if nothing was."""
+        if not self.left_out:
+            return ""
+        shown = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
+        return f"left out of the LoRA: {len(self.left_out)} that are no plain factors of a layer we change ({shown})"
+
+
+def read_lora_file(path: Path | str, family: str | None = None) -> LoraFile:
+    """The LoRA in a file of any program: every plain low-rank factor of linear layers and convolutions.
 
     Args:
         path: of the file.
-        family: of the base it is wanted for; left out, a known family that has all its layers.
+        family: of the base it is wanted for; left out, a known family that has its layers.
 
     Raises:
-        FileFormatError: not a whole LoRA file, or with keys that are no LoRA factors.
+        FileFormatError: not a whole LoRA, another kind of adapter (it is named), or one that names a layer twice.
         BaseMismatchError: no known family, or not the one asked for, has these layers in these sizes.
     """
     path = Path(path)
-    metadata, tensors = read_tensors(path)
-    factors = _factors(path, tensors)
+    metadata, names = read_names(path)
+    if not names:
+        raise FileFormatError(path, "holds no tensors, but the factors of a LoRA are expected. Get the file again.")
+    if found := other_kind(names):
+        raise FileFormatError(
+            path, f"is a {found[0]} (it holds {found[1][:120]!r}), but only plain LoRA is read. Use a plain LoRA."
+        )
+    parts, left_out = parts_of_lora(path, names)
+    layers = pairs_of_parts(path, parts, scales_of(path, metadata))
     # The family that a file of ours names comes first: some layers are the same size in two families.
     by_claim = sorted(BASES.values(), key=lambda base: base.name != metadata.get("hyperdream.family"))
     candidates = [get_base(family)] if family is not None else by_claim
     problem: BaseMismatchError | None = None
     for base in candidates:
         try:
-            return base.name, _named_pairs(path, factors, base)
+            pairs, strangers = _of_family(path, layers, base)
         except BaseMismatchError as error:
             problem = problem or error
+            continue
+        return LoraFile(
+            family=base.name,
+            pairs=pairs,
+            **_words(metadata),
+            trigger_phrases=_phrases(metadata),
+            left_out=tuple(sorted((*left_out, *strangers))),
+        )
+    assert problem is not None
     if len(candidates) == 1:
-        assert problem is not None
         raise problem
     raise BaseMismatchError(
-        f"{path.name}: changes layers that fit none of the known base families ({', '.join(BASES)}). Use a LoRA of "
-        "linear attention layers for one of them."
+        f"{path.name}: changes layers that fit none of the known base families ({', '.join(BASES)}). Use a LoRA that "
+        "was made for one of them."
     ) from problem
+
+
+def read_lora(path: Path | str, family: str | None = None) -> tuple[str, dict[str, LoraPair]]:
+    """The base family and the pairs alone of `read_lora_file`."""
+    found = read_lora_file(path, family)
+    return found.family, dict(found.pairs)
+
+
+def _words(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Identifier and class noun, if the file is ours and nobody has written another phrase into it since."""
+    phrase = metadata.get("modelspec.trigger_phrase", "")
+    found = metadata.get("hyperdream.identifier", ""), metadata.get("hyperdream.class_noun", "")
+    tags = metadata.get("ss_tag_frequency", "")
+    if "hyperdream.family" in metadata and not found[0] and tags == _tag_frequency(phrase):
+        found = phrase.partition(" ")[::2]  # As 0.1.0 wrote it, whose identifiers are one word.
+    is_known = bool(found[0]) and f"{found[0]} {found[1]}".strip() == phrase
+    return {"identifier": found[0], "class_noun": found[1]} if is_known else {}
+
+
+def _tag_frequency(trigger: str) -> str:
+    return json.dumps({"identity": {trigger: 1}}, ensure_ascii=False)
+
+
+def _phrases(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    phrase = metadata.get("modelspec.trigger_phrase", "").strip()
+    # Shown in terminals and tooltips: a stranger's control characters are not.
+    phrase = "".join(character if character.isprintable() else " " for character in phrase)[:_LONGEST_PHRASE]
+    return (phrase,) if phrase.strip() else ()
+
+
+def _of_family(path: Path, layers: Mapping[str, LoraPair], base: BaseFamily) -> tuple[dict[str, LoraPair], list[str]]:
+    """The pairs under the family's names, and the keys of layers that it lacks.
+
+    Raises:
+        BaseMismatchError: a layer of another size, or too many that the family lacks.
+        FileFormatError: a layer named twice, in two dialects.
+    """
+    table = modules(base)
+    named: dict[str, str] = {}
+    strangers = []
+    for layer in layers:
+        name = canonical_layer(layer, base)
+        if name is None:
+            strangers.append(layer)
+            continue
+        pair, module = layers[layer], table[name]
+        _check_sizes(path.name, name, pair, (module.inputs, module.outputs), base)
+        if name in named:
+            raise FileFormatError(
+                path,
+                f"changes the layer {name!r} twice, as {named[name]!r} and as {layer!r}, and only one can be meant. "
+                "Use a LoRA that was saved by one program.",
+            )
+        named[name] = layer
+    if len(strangers) > _STRANGERS * len(layers):
+        raise BaseMismatchError(
+            f"{path.name}: {len(strangers)} of its {len(layers)} layers, such as {strangers[0][:120]!r}, are none of "
+            f"{base.title}. Use a LoRA that was made for it."
+        )
+    return {name: layers[layer] for name, layer in named.items()}, strangers
 
 
 def _check_pairs(pairs: Mapping[str, LoraPair], base: BaseFamily) -> None:
@@ -164,7 +270,7 @@ def _lora_metadata(name: str, base: BaseFamily, rank: int, about: LoraMetadata, 
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(float(rank)),
         "ss_output_name": name,
-        "ss_tag_frequency": json.dumps({"identity": {trigger: 1}}, ensure_ascii=False),
+        "ss_tag_frequency": _tag_frequency(trigger),
         "sshs_model_hash": digest,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": base.modelspec_architecture,
@@ -176,52 +282,8 @@ def _lora_metadata(name: str, base: BaseFamily, rank: int, about: LoraMetadata, 
         "modelspec.license": about.license,
         "modelspec.thumbnail": about.thumbnail,
         "hyperdream.family": base.name,
+        "hyperdream.identifier": about.identifier,
+        "hyperdream.class_noun": about.class_noun,
         "hyperdream.made_by": json.dumps(dict(about.made_by), sort_keys=True, ensure_ascii=False),
     }
     return {key: value for key, value in facts.items() if value}
-
-
-def _factors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Key of the layer as the file has it -> its down, up and, where there is one, alpha."""
-    factors: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        ending = next((ending for ending in _ENDINGS if key.endswith(ending)), None)
-        if ending is None:
-            raise FileFormatError(
-                path, f"holds {key!r}, which is no factor of a plain LoRA of linear layers. Use a plain LoRA file."
-            )
-        factors.setdefault(key[: -len(ending)], {})[_ENDINGS[ending]] = tensor.float()
-    for key, parts in factors.items():
-        for side in ("down", "up"):
-            if side not in parts:
-                raise FileFormatError(path, f"lacks the {side} factor of {key!r}. Get the file again.")
-            if parts[side].dim() == 4 and parts[side].shape[2:] == (1, 1):
-                # Trainers write projections as 1x1 convolutions for bases that have them so.
-                parts[side] = parts[side][:, :, 0, 0]
-            if parts[side].dim() != 2 or 0 in parts[side].shape:
-                shape = tuple(parts[side].shape)
-                raise FileFormatError(
-                    path, f"{key!r} has a {side} factor of shape {shape}, but a matrix is expected. Use a plain LoRA."
-                )
-        if "alpha" in parts and parts["alpha"].numel() != 1:
-            raise FileFormatError(path, f"{key!r} has an alpha that is not one number. Get the file again.")
-    if not factors:
-        raise FileFormatError(path, "holds no tensors, but the factors of a LoRA are expected. Get the file again.")
-    return factors
-
-
-def _named_pairs(path: Path, factors: Mapping[str, dict[str, Tensor]], base: BaseFamily) -> dict[str, LoraPair]:
-    sizes = {layer.name: (layer.in_features, layer.out_features) for layer in base.layers("attention+geglu+text")}
-    pairs = {}
-    for key, parts in factors.items():
-        look_up: Callable[[str, BaseFamily], str] = from_kohya if key.startswith("lora_") else from_peft
-        try:
-            layer = look_up(key, base)
-        except BaseMismatchError as error:
-            raise BaseMismatchError(f"{path.name}: {error}") from error
-        rank = parts["down"].shape[0]
-        up = parts["up"] * (parts["alpha"].item() / rank) if "alpha" in parts else parts["up"]
-        pair = LoraPair(down=parts["down"], up=up)
-        _check_sizes(path.name, layer, pair, sizes[layer], base)
-        pairs[layer] = pair
-    return pairs

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import comfy.lora
 import comfy.patcher_extension
 from comfy.weight_adapter import LoRAAdapter
 
@@ -34,13 +33,6 @@ def clip_with_weights(clip: Any, pairs: Mapping[str, LoraPair], strength: float)
     clone = clip.clone()
     _add(clone, pairs, strength)
     return clone
-
-
-def lora_places(model: Any, clip: Any) -> dict[str, str]:
-    """Layer in a LoRA file -> the weight that ComfyUI's own loader changes, `diffusion_model....` or the CLIP's."""
-    places: dict[str, str] = comfy.lora.model_lora_keys_unet(model.model, {})
-    texts: dict[str, str] = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
-    return {**places, **texts}
 
 
 def _add(clone: Any, pairs: Mapping[str, LoraPair], strength: float) -> None:

@@ -220,10 +220,16 @@ def test_a_lora_file_stands_in_for_an_identity(
 def test_a_lora_of_convolutions_and_text_is_what_merging_it_gives(
     host: Host, miniature: Any, noise: Tensor, tmp_path: Path
 ) -> None:
-    places = host.module("host.patches").lora_places(*miniature[:2])
+    family, keys = host.core("bases").get_base("miniature"), host.core("bases.keys")
+    places = {
+        keys.to_kohya(name, family): host.module("host.patches").text_weight(name, family)
+        if name.startswith("text_encoder")
+        else f"diffusion_model.{keys.to_ldm(name, family)}.weight"
+        for name in host.core("bases.modules").modules(family)
+    }
     chosen = [
         next(name for name in places if name.endswith(ending))
-        for ending in ("_proj_in", "_in_layers_2", "_ff_net_2", "_op", "_mlp_fc1")
+        for ending in ("_proj_in", "_conv1", "_ff_net_2", "_downsamplers_0_conv", "_mlp_fc1")
     ]
     generator = torch.Generator().manual_seed(5)
     known = {

@@ -8,29 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...bases.family import UNetShape
+from ...bases.keys import unet_to_ldm
 from ...errors import BaseMismatchError
 from ...formats.container import write_tensors
 from .diffusers_base import DiffusersBase
 from .single_file import UNET, VAE
 
-_UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-_RESIDUAL = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
@@ -70,30 +53,6 @@ def ldm_tensors(base: DiffusersBase) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def unet_to_ldm(name: str, unet: UNetShape) -> str:
-    """A UNet tensor's diffusers name as ldm's, within the UNet."""
-    module, _, end = name.rpartition(".")
-    if module in _UNET_ENDS:
-        return f"{_UNET_ENDS[module]}.{end}"
-    per_block = unet.layers_per_block + 1
-    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
-        kind, index, rest = match.groups()
-        number = 2 * int(index) if kind == "resnets" else 1
-        return f"middle_block.{number}.{_residual(rest) if kind == 'resnets' else rest}"
-    if match := re.fullmatch(r"(down|up)_blocks\.(\d)\.(resnets|attentions)\.(\d)\.(.+)", name):
-        side, block, kind, index, rest = match.groups()
-        number = int(block) * per_block + int(index) + (side == "down")
-        place = f"{'input' if side == 'down' else 'output'}_blocks.{number}"
-        return f"{place}.0.{_residual(rest)}" if kind == "resnets" else f"{place}.1.{rest}"
-    if match := re.fullmatch(r"down_blocks\.(\d)\.downsamplers\.0\.conv\.(.+)", name):
-        return f"input_blocks.{per_block * (int(match[1]) + 1)}.0.op.{match[2]}"
-    match = re.fullmatch(r"up_blocks\.(\d)\.upsamplers\.0\.conv\.(.+)", name)
-    assert match is not None, name
-    # The upsampler is the last part of its block, after the attention where there is one.
-    attends = tuple(reversed(unet.transformer_depth))[int(match[1])] > 0
-    return f"output_blocks.{per_block * int(match[1]) + per_block - 1}.{2 if attends else 1}.conv.{match[2]}"
-
-
 def vae_to_ldm(name: str, levels: int) -> str:
     """A VAE tensor's diffusers name as ldm's, within the VAE of so many levels."""
 
@@ -111,8 +70,3 @@ def vae_to_ldm(name: str, levels: int) -> str:
         module, _, end = rest.rpartition(".")
         return f"{head}mid.attn_1.{_VAE_ATTENTION[module]}.{end}"
     return name
-
-
-def _residual(rest: str) -> str:
-    module, _, end = rest.rpartition(".")
-    return f"{_RESIDUAL[module]}.{end}"
