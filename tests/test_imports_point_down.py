@@ -1,14 +1,17 @@
-"""The arrow rule of the core, read from the source with `ast`.
+"""The arrow rule, read from the source with `ast`: rooms import downwards, nothing in circles, no room is crowded.
 
 nodes, scripts, cli -> miniature -> pipelines -> faces -> models, formats, pictures -> identity -> bases -> ops
--> config, bundled -> errors
+-> config, whole_file, bundled -> errors
+
+Within a room that has rooms of its own, `FLOORS` says the same of those and of the files beside them.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,23 @@ HEIGHT = {
     "__main__": 10,
     "": 10,
 }
+FLOORS: dict[str, tuple[set[str], ...]] = {
+    "hyperdream_core/pipelines": (
+        {"base", "progress", "prompts", "results_folder", "scores", "export", "library", "companions"},
+        {"describe", "diffusers", "drawing", "predictors", "training", "corpora"},
+        {"polishing"},
+        {"make_identity"},
+        {"personalize"},
+    ),
+    "hyperdream_core/miniature": ({"world"}, {"trial"}, {"recipe", "companions"}),
+    "hyperdream_core/formats": ({"container", "facts", "file_names"}, {"foreign"}, {"*"}),
+    "nodes": ({"guided_prompts"}, {"host"}, {"*"}),
+}
+"""Folders and files of a room, lowest floor first; * is every other. On one floor only files may import each other."""
+LARGEST_ROOM = 15
+"""files of one folder, without its __init__"""
+CROWDED: dict[str, int] = {"nodes": 27}
+"""rooms that were larger when the rule came, and their sizes then; they may only shrink"""
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "modules", "gradio", "nodes"}
 
 
@@ -47,8 +67,8 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path, source: str) -> Iterator[tuple[int, str]]:
-    """(line, absolute dotted name) of every import anywhere in a file, those inside functions too."""
-    package = ("hyperdream_core", *path.relative_to(CORE).parent.parts)
+    """(line, absolute dotted name) of every import anywhere in a file, those inside functions and for types too."""
+    package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -70,6 +90,88 @@ def faults(path: Path, source: str) -> list[str]:
         if there in HEIGHT and there not in ("", here) and HEIGHT[here] <= HEIGHT[there]:
             found.append(f"{path.name}:{line} in {here!r} imports {there!r}")
     return found
+
+
+def all_files() -> list[Path]:
+    return [*core_files(), *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
+
+
+def dotted(path: Path) -> str:
+    """A file's name as a module; what lies in scripts/ is imported without it."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__").removeprefix("scripts.")
+
+
+def floor(room: str, name: str) -> int | None:
+    """The floor of a folder or file in a room with floors; None where nothing says it."""
+    floors = FLOORS[room]
+    named = next((number for number, names in enumerate(floors) if name in names), None)
+    return named if named is not None else next((n for n, names in enumerate(floors) if "*" in names), None)
+
+
+def faults_within_rooms(path: Path, source: str) -> list[str]:
+    """Imports between the floors of one room that do not go down, one sentence each."""
+    found = []
+    for room in FLOORS:
+        if not path.is_relative_to(ROOT / room):
+            continue
+        here, prefix = path.relative_to(ROOT / room).with_suffix("").parts[0], room.replace("/", ".") + "."
+        for line, name in imports(path, source):
+            there = name.removeprefix(prefix).partition(".")[0]
+            if not name.startswith(prefix) or there == here or here == "__init__":
+                continue
+            ours, theirs = floor(room, here), floor(room, there)
+            are_files = (ROOT / room / f"{here}.py").exists() and (ROOT / room / f"{there}.py").exists()
+            if ours is not None and theirs is not None and (theirs > ours or (theirs == ours and not are_files)):
+                found.append(f"{path.name}:{line} in {room}/{here} imports {there!r}")
+    return found
+
+
+def import_graph(sources: Mapping[str, tuple[Path, str]]) -> dict[str, set[str]]:
+    """Module -> the modules among these that it imports."""
+    graph: dict[str, set[str]] = {}
+    for module, (path, source) in sources.items():
+        names = {name.removeprefix("scripts.") for _, name in imports(path, source)}
+        # The last part of `from a import b` may be a module or something in it.
+        wanted = {name if name in sources else name.rpartition(".")[0] for name in names}
+        graph[module] = {name for name in wanted if name in sources and name != module}
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Every group of modules that reach each other."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen, stack = set(), list(graph[start])
+        while stack:
+            if (module := stack.pop()) not in seen:
+                seen.add(module)
+                stack += graph[module]
+        reached[start] = seen
+    groups = {tuple(sorted(m for m in reached[start] if start in reached[m])) for start in graph}
+    return [list(group) for group in sorted(groups) if group]
+
+
+def test_nothing_is_imported_in_a_circle() -> None:
+    sources = {dotted(path): (path, path.read_text(encoding="utf-8")) for path in all_files()}
+    assert not circles(import_graph(sources))
+
+
+def test_floors_of_a_room_point_down() -> None:
+    found = [fault for path in all_files() for fault in faults_within_rooms(path, path.read_text(encoding="utf-8"))]
+    assert not found
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_every_part_of_a_room_has_a_floor(room: str) -> None:
+    parts = {path.stem for path in (ROOT / room).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert not {part for part in parts - {"__init__"} if floor(room, part) is None}
+
+
+def test_no_room_is_crowded() -> None:
+    sizes = Counter(str(path.parent.relative_to(ROOT)) for path in all_files() if path.name != "__init__.py")
+    crowded = {room: size for room, size in sizes.items() if size > CROWDED.get(room, LARGEST_ROOM)}
+    assert not crowded, f"more than {LARGEST_ROOM} files in one folder: {crowded}; give it rooms"
 
 
 @pytest.mark.parametrize("path", core_files(), ids=lambda path: str(path.relative_to(CORE)))
@@ -120,3 +222,51 @@ def test_the_check_sees_an_arrow_that_turns_back(file: str, source: str, expecte
 
 def test_the_check_lets_arrows_down_pass() -> None:
     assert not faults(CORE / "pipelines" / "a.py", "from ..models import blocks\nfrom .loading import x\nimport torch")
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "expected"),
+    [
+        ("hyperdream_core/pipelines/drawing/a.py", "from ..polishing import polish", "imports 'polishing'"),
+        ("hyperdream_core/pipelines/drawing/a.py", "from ..diffusers.loading import x", "imports 'diffusers'"),
+        ("hyperdream_core/pipelines/export.py", "def f():\n    from .personalize import x", "imports 'personalize'"),
+        ("hyperdream_core/miniature/world/a.py", "from ..recipe.recipe import Recipe", "imports 'recipe'"),
+        ("hyperdream_core/miniature/trial/a.py", "from ..recipe import corpus", "imports 'recipe'"),
+        ("hyperdream_core/formats/container.py", "from .foreign import lora_names", "imports 'foreign'"),
+        ("nodes/host/a.py", "from ..polish import x", "imports 'polish'"),
+    ],
+)
+def test_the_check_sees_an_arrow_within_a_room_that_turns_back(file: str, source: str, expected: str) -> None:
+    assert any(expected in fault for fault in faults_within_rooms(ROOT / file, source))
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("hyperdream_core/pipelines/polishing/a.py", "from ..drawing import few_steps\nfrom . import polish"),
+        ("hyperdream_core/pipelines/export.py", "from .base import Base"),
+        ("nodes/polish.py", "from .host import run\nfrom .dials import x\nfrom ..hyperdream_core import ops"),
+    ],
+)
+def test_the_check_lets_arrows_within_a_room_pass(file: str, source: str) -> None:
+    assert not faults_within_rooms(ROOT / file, source)
+
+
+TYPES_ONLY = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import A"
+
+
+@pytest.mark.parametrize("back", ["from . import a", "from .a import x", "def f():\n    from .a import x", TYPES_ONLY])
+def test_the_check_sees_a_circle(back: str) -> None:
+    folder = CORE / "pipelines"
+    sources = {"a": "from .b import x", "b": "from . import c", "c": back, "d": "from .c import x"}
+    files = {f"hyperdream_core.pipelines.{name}": (folder / f"{name}.py", text) for name, text in sources.items()}
+    assert circles(import_graph(files)) == [[f"hyperdream_core.pipelines.{name}" for name in "abc"]]
+    files.pop("hyperdream_core.pipelines.c")
+    assert not circles(import_graph(files))
+
+
+def test_the_check_sees_a_circle_among_scripts() -> None:
+    folder = ROOT / "scripts" / "hyperdream_webui"
+    sources = {"a": "from hyperdream_webui.b import x", "b": "from .a import y"}
+    files = {f"hyperdream_webui.{name}": (folder / f"{name}.py", text) for name, text in sources.items()}
+    assert circles(import_graph(files)) == [["hyperdream_webui.a", "hyperdream_webui.b"]]

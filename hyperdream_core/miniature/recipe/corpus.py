@@ -1,7 +1,6 @@
 """The pictures a miniature is trained on: many subjects, each in several contexts, kept as bytes on disk.
 
-Which people exist is decided by a seed, so that the base, the judges and the evaluation never share one:
-`SEEDS` names them.
+Which people exist is decided by a seed (`world.people.SEEDS`), so that no two parts of the recipe share one.
 """
 
 from __future__ import annotations
@@ -21,9 +20,6 @@ from ..world.people import People, random_people
 from ..world.pets import Pets, random_pets, render_pets
 from ..world.portrait import render_people
 from ..world.view import View, random_view
-
-SEEDS = {"base": 1, "judges": 2, "validation": 3, "test": 999}
-"""Seeds of the disjoint populations: trained on, judged by, tuned on, reported on."""
 
 CHUNK = 32
 """Pictures rendered at a time; more does not fit the cache."""

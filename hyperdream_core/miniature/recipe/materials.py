@@ -20,9 +20,10 @@ from ...models.image_encoder import ConvImageEncoder, build_image_encoder
 from ...pipelines.diffusers.loading import load_vae
 from ...pipelines.training.loop import TrainingConfig
 from ...whole_file import whole_file, whole_folder
+from ..world.people import SEEDS
 from .autoencoder import LATENT_CHANNELS, new_autoencoder, patch_kernel
 from .base_training import tokenizer_folder
-from .corpus import CHUNK, SEEDS, Corpus, build_corpus
+from .corpus import CHUNK, Corpus, build_corpus
 from .patch_codec import PATCH
 
 HYPERNETWORK = HypernetworkConfig(

@@ -1,7 +1,7 @@
 """The two judges of the miniature: who is in a picture, and what the picture shows.
 
 Neither is ever trained with, distilled into, or shown to a predictor: they are taught on people of their own
-(`corpus.SEEDS["judges"]`), so their word on a personalised picture is independent.
+(`people.SEEDS["judges"]`), so their word on a personalised picture is independent.
 """
 
 from __future__ import annotations

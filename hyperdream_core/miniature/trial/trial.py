@@ -33,9 +33,8 @@ from ...pipelines.predictors.predict import PredictConfig, neutral_identity, pre
 from ...pipelines.predictors.stored_hypernetwork import load_hypernetwork
 from ...pipelines.progress import Progress, no_progress
 from ...pipelines.scores import MethodScores, format_table, picture_similarity, score_method
-from ..recipe.corpus import SEEDS
 from ..world.captions import IDENTIFIER, Context, describe_references, make_captions, random_context, reference_context
-from ..world.people import People, random_people
+from ..world.people import SEEDS, People, random_people
 from ..world.portrait import render_people
 from ..world.view import random_view
 from .config import TrialConfig

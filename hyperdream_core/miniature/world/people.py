@@ -20,6 +20,9 @@ HAIR_COLOURS = [
 EYE_COLOURS = [(0.24, 0.14, 0.08), (0.45, 0.30, 0.12), (0.20, 0.42, 0.20), (0.20, 0.45, 0.72), (0.42, 0.48, 0.52)]
 BEARDS = ("none", "moustache", "goatee", "full beard", "stubble")
 
+SEEDS = {"base": 1, "judges": 2, "validation": 3, "test": 999}
+"""Seeds of the disjoint populations: trained on, judged by, tuned on, reported on."""
+
 
 @dataclass(frozen=True)
 class People:
