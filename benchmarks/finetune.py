@@ -32,7 +32,6 @@ from torch import Tensor
 
 from hyperdream_core.bases import get_base
 from hyperdream_core.identity import Identity
-from hyperdream_core.ops import noise as diffusion
 from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
@@ -105,11 +104,11 @@ def peft_step(base: EncodedBase, case: Case) -> Callable[[], None]:
     assert len(trained) == 2 * len(targets), "PEFT adapts other layers"
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     adapted = replace(base, unet=unet)
-    noisy, timesteps, wanted = _batch(base, case)
+    noisy, t, wanted = _batch(base, case)
     conditioning = base.encode_prompt(["a sks face"]).repeat_each(case.batch)
 
     def step() -> None:
-        loss = (adapted.predict(noisy, timesteps, conditioning) - wanted).square().mean()
+        loss = (adapted.predict(noisy, t, conditioning) - wanted).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -119,12 +118,12 @@ def peft_step(base: EncodedBase, case: Case) -> Callable[[], None]:
 
 def plain_step(base: EncodedBase, case: Case) -> Callable[[], None]:
     """One forward and backward of the UNet as it is."""
-    noisy, timesteps, wanted = _batch(base, case)
+    noisy, t, wanted = _batch(base, case)
     noisy.requires_grad_()
     conditioning = base.encode_prompt(["a sks face"]).repeat_each(case.batch)
 
     def step() -> None:
-        (base.predict(noisy, timesteps, conditioning) - wanted).square().mean().backward()
+        (base.predict(noisy, t, conditioning) - wanted).square().mean().backward()
         noisy.grad = None
 
     return step
@@ -218,13 +217,11 @@ def _base(case: Case) -> EncodedBase:
 
 
 def _batch(base: EncodedBase, case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy latents (b, c, h, w), timesteps (b,) and what is to be predicted."""
+    """Noisy latents (b, c, h, w), noise levels (b,) and what is to be predicted."""
     clean = base.encode_image(torch.zeros(case.batch, 3, case.pixels, case.pixels))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(clean)
-    timesteps = torch.linspace(200, 900, case.batch).long()
-    alpha_bar = base.alphas_cumprod[timesteps].to(clean.device)
-    noisy = diffusion.add_noise(clean, noise, alpha_bar)
-    return noisy, timesteps, diffusion.target(clean, noise, alpha_bar, base.prediction_type)
+    t = torch.linspace(0.2, 0.9, case.batch)
+    return base.noise.noisy(clean, noise, t), t, base.noise.target(clean, noise, t)
 
 
 def _random_start(case: Case) -> Identity:

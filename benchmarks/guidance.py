@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+from hyperdream_core.pipelines.drawing.branches import Branches
 
 from benchmarks.expand import random_identity
 from benchmarks.random_bases import EncodedBase, encoded_base
 from hyperdream_core.bases import get_base
 from hyperdream_core.ops.lowrank import LoraPair
-from hyperdream_core.pipelines.drawing.branches import Branches
 from hyperdream_core.pipelines.drawing.draw import DrawConfig
 from hyperdream_core.pipelines.drawing.samplers import initial_noise, new_scheduler
 from hyperdream_core.pipelines.drawing.subjects import resolve

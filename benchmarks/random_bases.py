@@ -14,7 +14,7 @@ from hyperdream_core.miniature.recipe.autoencoder import new_autoencoder
 from hyperdream_core.miniature.recipe.base_training import SCHEDULE
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.base import Conditioning
-from hyperdream_core.pipelines.diffusers.building import alphas_cumprod_of
+from hyperdream_core.pipelines.diffusers.building import noise_process_of
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.diffusers.single_file import UNET, text_config, unet_config
 
@@ -45,7 +45,7 @@ def encoded_base(family: BaseFamily, device: str, dtype: torch.dtype) -> Encoded
         text_encoders=(),
         tokenizers=(),
         scheduler_config=SCHEDULE,
-        alphas_cumprod=alphas_cumprod_of(SCHEDULE),
+        noise=noise_process_of(SCHEDULE),
     )
 
 
@@ -71,7 +71,7 @@ def whole_base(family: BaseFamily, device: str, dtype: torch.dtype) -> Diffusers
         text_encoders=tuple(_frozen(encoder, dtype) for encoder in encoders),
         tokenizers=(CLIPTokenizer.from_pretrained(bundled_weights() / "miniature" / "base" / "tokenizer"),),
         scheduler_config=SCHEDULE,
-        alphas_cumprod=alphas_cumprod_of(SCHEDULE),
+        noise=noise_process_of(SCHEDULE),
     )
 
 

@@ -38,8 +38,7 @@ class ComfyBase:
 
     def __init__(self, model: Any, clip: Any, vae: Any, bytes_needed: float = 0.0, saves_memory: bool = False) -> None:
         self.family: BaseFamily = models.family_of(model)
-        self.prediction_type = models.prediction_type_of(model)
-        self.alphas_cumprod = models.alphas_cumprod_of(model)
+        self.noise = models.noise_process_of(model)
         self.patcher = training.trainable(model)
         self.latest: dict[str, LoraPair] = {}
         """the adapters of the last call of `adapted`, without their gradients"""
@@ -86,8 +85,8 @@ class ComfyBase:
         pictures: Tensor = self._vae.decode(self.patcher.model.process_latent_out(latents.float()))
         return pictures.movedim(-1, 1).float()
 
-    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (b, c, h, w) in float32."""
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
         extra = {}
         if conditioning.pooled is not None and len(self.family.text_encoders) > 1:
             height, width = (side * self.family.vae_factor for side in latents.shape[-2:])
@@ -95,7 +94,7 @@ class ComfyBase:
             extra = {"y": sizes.to(self.device, self.dtype)}
         output: Tensor = self.unet(
             latents.to(self.device, self.dtype),
-            timesteps.to(self.device, torch.float32),
+            self.noise.model_time(t).to(self.device, torch.float32),
             context=conditioning.tokens.to(self.device, self.dtype),
             transformer_options={},
             **extra,

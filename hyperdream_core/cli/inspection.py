@@ -141,7 +141,7 @@ def _describe_folder(path: Path) -> dict[str, Any]:
         "kind": "base folder",
         "family": base.family.name,
         "title": base.family.title,
-        "prediction_type": base.prediction_type,
+        "prediction_type": base.noise.name,
         "fingerprint": base.fingerprint(),
     }
 

@@ -13,7 +13,6 @@ from dataclasses import astuple, dataclass, fields, replace
 from torch import Tensor
 
 from ..errors import ConfigError
-from .noise import predicted_noise, predicted_x0, target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,32 +68,6 @@ def rescale(guided: Tensor, prompted: Tensor, share: float) -> Tensor:
     spread = wide.std(dim=axes, keepdim=True).clamp_min(1e-12)
     factor = prompted.float().std(dim=axes, keepdim=True) / spread
     return (wide * (share * factor + (1 - share))).to(guided.dtype)
-
-
-def combine_rescaled(
-    outputs: Mapping[str, Tensor],
-    weights: BranchWeights,
-    share: float,
-    x_t: Tensor,
-    alpha_bar: Tensor,
-    prediction_type: str,
-) -> Tensor:
-    """`combine` with `rescale` on the clean sample, which makes it the same picture whatever the base predicts.
-
-    Args:
-        outputs: branch -> (b, c, h, w), as the base puts them out.
-        weights: of the branches.
-        share: of the way to the prompted branch's standard deviation, 0..1; 0 leaves everything as `combine` does.
-        x_t: (b, c, h, w), the noisy latents.
-        alpha_bar: (b,) or (1,), the share of signal power.
-        prediction_type: what the base puts out, in diffusers' words.
-    """
-    branch = "subject_prompt" if weights.subject_prompt else "base_prompt"
-    if share == 0 or branch not in weights.used:
-        return combine(outputs, weights)
-    clean = {name: predicted_x0(outputs[name], x_t, alpha_bar, prediction_type) for name in weights.used}
-    x0 = rescale(combine(clean, weights), clean[branch], share)
-    return target(x0, predicted_noise(x0, x_t, alpha_bar, "sample"), alpha_bar, prediction_type)
 
 
 def composed(base: Tensor, subjects: Tensor, masks: Tensor) -> Tensor:

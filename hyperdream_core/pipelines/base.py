@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..bases import BaseFamily
 from ..ops.lowrank import LoraPair
+from ..ops.noise import NoiseProcess
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +51,8 @@ class Base(Protocol):
     @property
     def family(self) -> BaseFamily: ...
     @property
-    def prediction_type(self) -> str:
-        """`epsilon`, `v_prediction` or `sample`."""
-        ...
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """(timesteps,) float32 on the CPU, of the noise schedule."""
+    def noise(self) -> NoiseProcess:
+        """How noise gets into its latents, and what its UNet is asked for."""
         ...
 
     @property
@@ -82,8 +78,8 @@ class Base(Protocol):
         """Pictures (b, 3, h, w) float32 in 0..1 of scaled latents."""
         ...
 
-    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (b, c, h, w) in float32 for noisy latents at timesteps (b,)."""
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output (b, c, h, w) in float32 for noisy latents at noise levels (b,), 0 clean to 1 noise."""
         ...
 
     def adapted(

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..ops import noise as diffusion
 from .base import Base, frozen
 
 
@@ -85,18 +84,15 @@ def caption_losses(base: Base, references: Tensor, captions: Sequence[str], conf
     levels = torch.tensor(config.levels).repeat(config.draws)
     generator = torch.Generator().manual_seed(config.seed)
     noise = torch.randn(len(levels), *latents.shape[1:], generator=generator).to(latents.device)
-    timesteps = diffusion.to_timestep(levels, len(base.alphas_cumprod))
-    alpha_bar = base.alphas_cumprod[timesteps].to(latents.device)
     text = base.encode_prompt(captions)
     losses = torch.zeros(len(latents), len(captions))
     for row, clean in enumerate(latents):
         clean = clean.expand(len(levels), -1, -1, -1)
-        noisy = diffusion.add_noise(clean, noise, alpha_bar)
-        wanted = diffusion.target(clean, noise, alpha_bar, base.prediction_type)
+        noisy, wanted = base.noise.noisy(clean, noise, levels), base.noise.target(clean, noise, levels)
         # Caption by caption within a level: (captions, levels) flattened, cut into batches.
         order = torch.cartesian_prod(torch.arange(len(captions)), torch.arange(len(levels)))
         for caption, level in (part.unbind(1) for part in order.split(config.batch)):
-            output = base.predict(noisy[level], timesteps[level].to(latents.device), text[caption])
+            output = base.predict(noisy[level], levels[level], text[caption])
             errors = (output - wanted[level]).square().mean((1, 2, 3)).cpu()
             losses[row].index_add_(0, caption, errors / len(levels))
     return losses

@@ -16,10 +16,10 @@ import comfy.samplers
 from torch import Tensor
 
 from ...hyperdream_core.errors import ConfigError
-from ...hyperdream_core.ops.noise import to_t
 from ...hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from ...hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
 from ..guided_prompts import worded
+from .models import level_in
 from .patches import options_of_call
 
 _KEY = "hyperdream_guidance"
@@ -81,8 +81,7 @@ class _Wrappers:
     ) -> Tensor:
         """Around a step: the weights at this noise level, and the scale that goes with them."""
         guider = executor.class_obj
-        sampling = guider.inner_model.model_sampling
-        t = float(to_t(sampling.timestep(timestep[:1]).cpu(), len(sampling.sigmas)))
+        t = level_in(guider.inner_model.model_sampling, timestep[:1])
         step = self._guidance.step(t, float(guider.cfg), x.device)
         _check_ends(guider, step)
         options = _with(model_options or {}, _Now(step, guider.conds))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...hyperdream_core.bases import BaseFamily, detect_family
 from ...hyperdream_core.errors import BaseMismatchError
-from ...hyperdream_core.ops.noise import to_t
+from ...hyperdream_core.ops.noise import DiscreteDiffusion, to_t
 
 
 def unet_of(model: Any) -> nn.Module:
@@ -47,37 +47,34 @@ def percent_to_sigma(model: Any, percent: float) -> float:
     return float(model.get_model_object("model_sampling").percent_to_sigma(percent))
 
 
-def noise_level(model: Any, sigma: float) -> float:
-    """t in 0..1 of a noise level of the host."""
-    sampling = model.get_model_object("model_sampling")
-    return float(
-        to_t(sampling.timestep(torch.tensor([sigma], device=sampling.sigmas.device)).cpu(), len(sampling.sigmas))
-    )
-
-
-def prediction_type_of(model: Any) -> str:
-    """`epsilon` or `v_prediction`.
+def noise_process_of(model: Any) -> DiscreteDiffusion:
+    """The noise process that a MODEL samples by.
 
     Raises:
         BaseMismatchError: a MODEL that was set to sample in another way.
     """
     sampling = model.get_model_object("model_sampling")
     kinds = type(sampling).__bases__
-    if isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
-        if comfy.model_sampling.V_PREDICTION in kinds:
-            return "v_prediction"
-        if comfy.model_sampling.EPS in kinds:
-            return "epsilon"
-    raise BaseMismatchError(
-        f"the MODEL samples as {' and '.join(kind.__name__ for kind in kinds)}, but Stable Diffusion's noise schedule "
-        "is needed; connect the MODEL straight from its loader"
-    )
+    names = {comfy.model_sampling.V_PREDICTION: "v_prediction", comfy.model_sampling.EPS: "epsilon"}
+    found = [name for kind, name in names.items() if kind in kinds]
+    if not found or not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+        raise BaseMismatchError(
+            f"the MODEL samples as {' and '.join(kind.__name__ for kind in kinds)}, but Stable Diffusion's noise "
+            "schedule is needed; connect the MODEL straight from its loader"
+        )
+    sigmas = sampling.sigmas.detach().to("cpu", torch.float64)
+    return DiscreteDiffusion((1.0 / (sigmas.square() + 1.0)).float(), found[0])
 
 
-def alphas_cumprod_of(model: Any) -> Tensor:
-    """alpha_bar (timesteps,) float32 on the CPU, from the MODEL's noise levels."""
-    sigmas = model.get_model_object("model_sampling").sigmas.detach().to("cpu", torch.float64)
-    return (1.0 / (sigmas.square() + 1.0)).float()
+def noise_level(model: Any, sigma: float) -> float:
+    """t in 0..1 of a noise level of the host, for a MODEL."""
+    sampling = model.get_model_object("model_sampling")
+    return level_in(sampling, torch.tensor([sigma], device=sampling.sigmas.device))
+
+
+def level_in(sampling: Any, sigma: Tensor) -> float:
+    """t in 0..1 of a noise level (1,) of the host, for what a MODEL samples by."""
+    return float(to_t(sampling.timestep(sigma).cpu(), len(sampling.sigmas)))
 
 
 def inference_dtype(model: Any) -> torch.dtype:

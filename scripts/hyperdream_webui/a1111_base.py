@@ -19,6 +19,7 @@ from hyperdream_core.bases.keys import to_ldm
 from hyperdream_core.errors import BaseMismatchError, ConfigError
 from hyperdream_core.models.adapted_linear import live
 from hyperdream_core.ops.lowrank import LoraPair
+from hyperdream_core.ops.noise import DiscreteDiffusion, NoiseProcess, to_t
 from hyperdream_core.pipelines.base import Conditioning
 
 
@@ -35,8 +36,7 @@ class LoadedBase:
         BaseMismatchError: a checkpoint of a family that nobody here can polish on.
     """
 
-    prediction_type: str
-    alphas_cumprod: Tensor
+    noise: NoiseProcess
 
     def __init__(self, sd_model: Any, unet: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.family: BaseFamily = detect_family({n: tuple(p.shape) for n, p in unet.named_parameters()})
@@ -84,8 +84,8 @@ class A1111Base(LoadedBase):
         from modules import devices
 
         super().__init__(sd_model, sd_model.model.diffusion_model, devices.device, devices.dtype_unet)
-        self.prediction_type = "v_prediction" if sd_model.parameterization == "v" else "epsilon"
-        self.alphas_cumprod = sd_model.alphas_cumprod.detach().float().cpu()
+        prediction = "v_prediction" if sd_model.parameterization == "v" else "epsilon"
+        self.noise = DiscreteDiffusion(sd_model.alphas_cumprod.detach().float().cpu(), prediction)
 
     def modules(self) -> Sequence[nn.Module]:
         return (self.unet, self.sd_model.cond_stage_model, self.sd_model.first_stage_model)
@@ -119,15 +119,26 @@ class A1111Base(LoadedBase):
         pictures = self.sd_model.decode_first_stage(latents.to(devices.device, devices.dtype_vae))
         return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
-    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (b, c, h, w) in float32."""
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
         # Through the model's own call: with --medvram that is what brings the UNet to its device.
         output: Tensor = self.sd_model.apply_model(
             latents.to(self.device, self.dtype),
-            timesteps.to(self.device),
+            self.noise.model_time(t).to(self.device),
             {"c_crossattn": [conditioning.tokens.to(self.device, self.dtype)]},
         )
         return output.float()
+
+
+def noise_level(denoiser: Any, sigma: Tensor) -> float:
+    """The noise level t that the host's sampler calls sigma (1,).
+
+    Args:
+        denoiser: the host's wrapper of the UNet for the sampler that runs.
+        sigma: k-diffusion's, or what DDIM, PLMS and UniPC count in: timesteps.
+    """
+    timestep = denoiser.sigma_to_t(sigma) if hasattr(denoiser, "sigma_to_t") else sigma
+    return float(to_t(timestep.cpu()))
 
 
 def loaded_base() -> A1111Base:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hyperdream_core.errors import ConfigError
 from hyperdream_core.ops.lowrank import LoraPair
+from hyperdream_core.ops.noise import DiscreteDiffusion, to_t
 from hyperdream_core.pipelines.base import Conditioning
 
 from .a1111_base import LoadedBase
@@ -32,9 +33,9 @@ class ForgeBase(LoadedBase):
         model = self.patcher.model
         super().__init__(sd_model, model.diffusion_model, memory_management.get_torch_device(), model.computation_dtype)
         predictor = model.predictor
-        self.prediction_type = "v_prediction" if "v" in str(predictor.prediction_type) else "epsilon"
+        prediction = "v_prediction" if "v" in str(predictor.prediction_type) else "epsilon"
         sigmas = predictor.sigmas.detach().to("cpu", torch.float64)
-        self.alphas_cumprod = (1.0 / (sigmas.square() + 1.0)).float()
+        self.noise = DiscreteDiffusion((1.0 / (sigmas.square() + 1.0)).float(), prediction)
         # Before anything is frozen: flags cannot be set on inference tensors, and these are replaced.
         self._load()
         self._is_encoding = True
@@ -75,11 +76,11 @@ class ForgeBase(LoadedBase):
         pictures: Tensor = self.sd_model.decode_first_stage(latents).clone()
         return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
-    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (b, c, h, w) in float32."""
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
         output: Tensor = self.unet(
             latents.to(self.device, self.dtype),
-            timesteps.to(self.device).float(),
+            self.noise.model_time(t).to(self.device).float(),
             context=conditioning.tokens.to(self.device, self.dtype),
             transformer_options={},
         )
@@ -92,6 +93,11 @@ class ForgeBase(LoadedBase):
         memory_management.load_model_gpu(self.patcher)
         self.patcher.refresh_loras()
         leave_inference_mode(self.unet)
+
+
+def noise_level(model: Any, sigma: Tensor) -> float:
+    """The noise level t that the host calls sigma (1,) for its loaded model."""
+    return float(to_t(model.predictor.timestep(sigma).cpu()))
 
 
 def loaded_base() -> ForgeBase:

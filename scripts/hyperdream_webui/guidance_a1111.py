@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from hyperdream_core.errors import ConfigError
-from hyperdream_core.ops.noise import to_t
 from hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, GuidedStep, Key, Part
 
+from .a1111_base import noise_level
 from .guidance import JOINED_PROMPTS, Guided, of_one_length
 
 _IDLE = Part((NULL, None), {}, 0.0)
@@ -74,7 +74,8 @@ class Run:
             self._sampling.comment(JOINED_PROMPTS)
             return
         latents = params.x[-pictures:]
-        step = self._guided.guidance.step(self._noise_level(params.sigma), self._scale, latents.device)
+        t = noise_level(self._denoiser.inner_model, params.sigma[:1])
+        step = self._guided.guidance.step(t, self._scale, latents.device)
         _, base_text = prompt_parser.reconstruct_multicond_batch(self._base_text, self._denoiser.step)
         texts: dict[Key, Tensor] = {(PROMPT, 0): params.text_cond, (PROMPT, None): base_text}
         self._parts = _in_hosts_order(step.parts([PROMPT, NULL], latents))
@@ -110,12 +111,6 @@ class Run:
     def _scale(self) -> float:
         """What the host multiplies the difference of prompt and negative prompt by."""
         return float(self._sampling.cfg_scale * getattr(self._denoiser, "cond_scale_miltiplier", 1.0))
-
-    def _noise_level(self, sigma: Tensor) -> float:
-        wrapped = self._denoiser.inner_model
-        # DDIM, PLMS and UniPC count in timesteps.
-        timestep = wrapped.sigma_to_t(sigma[:1]) if hasattr(wrapped, "sigma_to_t") else sigma[:1]
-        return float(to_t(timestep.cpu()))
 
     def _begin_call(self, unet: Any, arguments: tuple[Any, ...]) -> None:
         # The host may run the rows in one call or in several, always in their order.

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperdream_core.ops.noise import to_t
 from hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, GuidedStep, Key, Part
 
+from .forge_base import noise_level
 from .guidance import JOINED_PROMPTS, Guided, of_one_length
 
 _KINDS = (PROMPT, NULL)
@@ -51,8 +51,7 @@ def start(p: Any, guided: Guided, base_text: Any) -> None:
     ) -> Any:
         now.step = None
         if len(cond) == 1:
-            t = float(to_t(model.predictor.timestep(sigma[:1]).cpu()))
-            now.step = guided.guidance.step(t, scale, x.device)
+            now.step = guided.guidance.step(noise_level(model, sigma[:1]), scale, x.device)
             _, text = prompt_parser.reconstruct_multicond_batch(base_text, p.sampler.model_wrap_cfg.step)
             now.texts = {(PROMPT, None): text, (PROMPT, 0): _text(cond)}
             if uncond is not None:

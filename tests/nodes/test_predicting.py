@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ def comfy_base(host: Host, miniature: Any) -> Any:
 def test_the_miniature_predicts_what_it_does_outside(host: Host, miniature: Any, base: Any) -> None:
     ours, generator = comfy_base(host, miniature), torch.Generator().manual_seed(1)
     latents = torch.randn(2, base.family.latent_channels, 8, 8, generator=generator)
-    prompts, timesteps = ["a sks face, smiling", ""], torch.tensor([900, 300])
+    prompts, t = ["a sks face, smiling", ""], torch.tensor([0.9, 0.3])
     with torch.no_grad():
-        wanted = base.predict(latents, timesteps, base.encode_prompt(prompts))
-        got = ours.predict(latents, timesteps, ours.encode_prompt(prompts))
+        wanted = base.predict(latents, t, base.encode_prompt(prompts))
+        got = ours.predict(latents, t, ours.encode_prompt(prompts))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
-    assert ours.prediction_type == base.prediction_type
-    torch.testing.assert_close(ours.alphas_cumprod, base.alphas_cumprod, atol=1e-5, rtol=1e-5)
+    assert ours.noise.name == base.noise.name
+    every = base.noise.levels(1000)
+    assert torch.equal(ours.noise.model_time(every), base.noise.model_time(every))
+    for mine, its in zip(astuple(ours.noise.coefficients(every)), astuple(base.noise.coefficients(every)), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-5)
 
 
 def test_its_vae_codes_as_it_does_outside(host: Host, miniature: Any, base: Any, portrait: Tensor) -> None:

@@ -16,7 +16,6 @@ from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.cli import main
 from hyperdream_core.formats.identity_file import read_identity, write_identity
 from hyperdream_core.pipelines.diffusers.loading import load_base
-from hyperdream_core.pipelines.drawing.samplers import new_scheduler
 
 from .conftest import ROOT
 from .test_real_comfyui import COMFYUI, NOT_REQUIRED, PYTHON, applied, base_picture, drawing, personal
@@ -39,8 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def sampled_as_ddim(graph: Graph) -> Graph:
     """The same drawing over the command line's noise levels: Euler's step in them is DDIM's."""
     base = load_base(bundled_weights() / "miniature" / "base")
-    levels = base.alphas_cumprod[new_scheduler(base, "ddim", STEPS).timesteps].double()
-    sigmas = [*((1 - levels) / levels).sqrt().tolist(), 0.0]
+    levels = base.noise.coefficients(base.noise.levels(STEPS))
+    sigmas = [*(levels.spread.double() / levels.signal.double()).tolist(), 0.0]
     old = graph["drawn"]["inputs"]
     wires = {name: old[name] for name in ("model", "positive", "negative", "latent_image")}
     drawn = node(

@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hyperdream_core.bases import get_base
 from hyperdream_core.miniature.recipe.base_training import SCHEDULE, new_unet
-from hyperdream_core.pipelines.diffusers.building import alphas_cumprod_of
+from hyperdream_core.pipelines.diffusers.building import noise_process_of
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 
 TOKENIZER = Path(__file__).parents[2] / "weights" / "miniature" / "base" / "tokenizer"
@@ -49,7 +49,7 @@ def random_base(seed: int = 0) -> DiffusersBase:
         text_encoders=(text_encoder,),
         tokenizers=(CLIPTokenizer.from_pretrained(TOKENIZER),),
         scheduler_config=SCHEDULE,
-        alphas_cumprod=alphas_cumprod_of(SCHEDULE),
+        noise=noise_process_of(SCHEDULE),
     )
 
 

@@ -97,7 +97,7 @@ def test_latents_are_the_mean_and_pictures_come_back(model: FakeModel) -> None:
 
 def test_a_v_model_is_known_as_one(model: FakeModel) -> None:
     model.parameterization = "v"
-    assert loaded_model.loaded_base().prediction_type == "v_prediction"
+    assert loaded_model.loaded_base().noise.name == "v_prediction"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...bases.miniature import MINIATURE
-from ...ops.noise import add_noise, alphas_cumprod, biased_t, to_timestep, velocity
+from ...ops.noise import DiscreteDiffusion, alphas_cumprod, biased_t
 from ...pipelines.diffusers.single_file import SCHEDULE as SD_SCHEDULE
 from ..world.captions import IDENTIFIER, Context, make_captions
 from .autoencoder import LATENT_CHANNELS
@@ -79,20 +79,18 @@ class BaseObjective(nn.Module):
     def __init__(self, unet: Any, text_encoder: Any, tokenizer: Any, noise_power: float = 1.2) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.tokenizer, self.noise_power = unet, text_encoder, tokenizer, noise_power
-        self.alpha_bar: Tensor
-        self.register_buffer("alpha_bar", alphas_cumprod().float(), persistent=False)
+        self.process = DiscreteDiffusion(alphas_cumprod().float(), "v_prediction")
 
     def forward(self, batch: BaseBatch, generator: torch.Generator) -> Tensor:
         """Loss of one batch."""
         clean = batch.latents
         device = clean.device
-        timestep = to_timestep(biased_t(generator, len(clean), self.noise_power)).to(device)
+        t = biased_t(generator, len(clean), self.noise_power)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        alpha_bar = self.alpha_bar[timestep]
         tokens = tokenize(self.tokenizer, batch.captions).to(device)
         text = self.text_encoder(tokens)[0]
-        output = self.unet(add_noise(clean, noise, alpha_bar), timestep, text).sample
-        return F.mse_loss(output, velocity(clean, noise, alpha_bar))
+        output = self.unet(self.process.noisy(clean, noise, t), self.process.model_time(t).to(device), text).sample
+        return F.mse_loss(output, self.process.target(clean, noise, t))
 
 
 def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import FileFormatError, MissingDependencyError
+from ...ops.noise import DiscreteDiffusion, NoiseProcess, RectifiedFlow
 
 
 def require_diffusers() -> None:
@@ -20,13 +21,22 @@ def require_diffusers() -> None:
             raise MissingDependencyError(package, f"pip install {package}")
 
 
-def alphas_cumprod_of(scheduler_config: Mapping[str, Any]) -> Tensor:
-    """(timesteps,) float32: alpha_bar of a diffusers scheduler configuration."""
+def noise_process_of(scheduler_config: Mapping[str, Any]) -> NoiseProcess:
+    """The noise process that a diffusers scheduler configuration describes.
+
+    Raises:
+        ConfigError: an unknown prediction type.
+    """
     from diffusers import DDPMScheduler
 
+    if str(scheduler_config.get("_class_name", "")).startswith("FlowMatch"):
+        return RectifiedFlow(
+            shift=float(scheduler_config.get("shift", 1.0)),
+            time_scale=float(scheduler_config.get("num_train_timesteps", 1000)),
+        )
     known = {key: value for key, value in scheduler_config.items() if not key.startswith("_")}
     alphas: Tensor = DDPMScheduler.from_config(known).alphas_cumprod
-    return alphas.float()
+    return DiscreteDiffusion(alphas.float(), str(scheduler_config.get("prediction_type", "epsilon")))
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from ...bases import UNET, BaseFamily
 from ...errors import ConfigError
 from ...models.adapted_linear import live
 from ...ops.lowrank import LoraPair
+from ...ops.noise import NoiseProcess
 from ..base import Conditioning
 
 _PIXELS_AT_ONCE = 4 * 512 * 512
@@ -33,12 +34,7 @@ class DiffusersBase:
     tokenizers: tuple[Any, ...]
     scheduler_config: Mapping[str, Any]
     """What any diffusers scheduler is built from."""
-    alphas_cumprod: Tensor
-    """(timesteps,) float32"""
-
-    @property
-    def prediction_type(self) -> str:
-        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+    noise: NoiseProcess
 
     @property
     def device(self) -> torch.device:
@@ -87,8 +83,8 @@ class DiffusersBase:
         parts = latents.split(_at_once(latents.shape[-1] * latents.shape[-2] * self.family.vae_factor**2))
         return torch.cat([(self.vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in parts])
 
-    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's output (b, c, h, w) in float32."""
+    def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
         extra = None
         if conditioning.pooled is not None:
             height, width = (side * self.family.vae_factor for side in latents.shape[-2:])
@@ -97,7 +93,7 @@ class DiffusersBase:
             extra = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(latents), -1)}
         output = self.unet(
             latents.to(self.device, self.dtype),
-            timesteps.to(self.device),
+            self.noise.model_time(t).to(self.device),
             encoder_hidden_states=conditioning.tokens.to(self.dtype),
             added_cond_kwargs=extra,
             return_dict=False,

@@ -13,7 +13,7 @@ from torch import nn
 from ...bases import BaseFamily, detect_family
 from ...bundled import bundled_weights
 from ...errors import BaseMismatchError, FileFormatError
-from .building import alphas_cumprod_of, deep_autoencoder, fill_model, require_diffusers, tensor_shapes
+from .building import deep_autoencoder, fill_model, noise_process_of, require_diffusers, tensor_shapes
 from .diffusers_base import DiffusersBase
 from .single_file import load_single_file
 
@@ -99,7 +99,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
                 for name in names
             ),
             scheduler_config=scheduler_config,
-            alphas_cumprod=alphas_cumprod_of(scheduler_config),
+            noise=noise_process_of(scheduler_config),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise FileFormatError(

@@ -19,7 +19,7 @@ from ...bases.family import TextEncoderShape
 from ...bundled import bundled_weights
 from ...errors import BaseMismatchError, FileFormatError
 from ...models.small_autoencoder import LikeDiffusers
-from .building import alphas_cumprod_of, deep_autoencoder, fill_model, tensor_shapes
+from .building import deep_autoencoder, fill_model, noise_process_of, tensor_shapes
 from .diffusers_base import DiffusersBase
 
 UNET = "model.diffusion_model."
@@ -68,7 +68,7 @@ def load_single_file(path: Path, dtype: torch.dtype) -> DiffusersBase:
         text_encoders=tuple(encoders),
         tokenizers=tuple(_tokenizer(encoder) for encoder in family.text_encoders),
         scheduler_config=schedule,
-        alphas_cumprod=alphas_cumprod_of(schedule),
+        noise=noise_process_of(schedule),
     )
 
 

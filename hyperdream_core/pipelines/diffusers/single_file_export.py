@@ -24,7 +24,7 @@ def write_single_file(path: Path, base: DiffusersBase, dtype: torch.dtype = torc
         BaseMismatchError: the base has OpenCLIP text encoders, whose fused layers are not written.
         OutputError: the folder cannot be written or the disk is full.
     """
-    prediction = "v" if base.prediction_type == "v_prediction" else base.prediction_type
+    prediction = "v" if base.noise.name == "v_prediction" else base.noise.name
     tensors = {name: tensor.to(dtype) for name, tensor in ldm_tensors(base).items()}
     write_tensors(path, {"modelspec.prediction_type": prediction}, tensors)
 

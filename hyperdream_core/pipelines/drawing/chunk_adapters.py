@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.adapted_linear import live
-from .guided_step import Part
+from .guided_step import Part, strengths_by_adapter
 
 
 @contextmanager
@@ -22,10 +22,8 @@ def live_parts(unet: nn.Module, parts: Sequence[Part], samples: int, device: tor
         samples: of a chunk.
         device: of the batch.
     """
-    adapters = {id(part.pairs): part.pairs for part in parts if part.pairs and part.strength != 0}
     with ExitStack() as stack:
-        for number, pairs in adapters.items():
-            each = [part.strength if id(part.pairs) == number else 0.0 for part in parts]
+        for pairs, each in strengths_by_adapter(parts):
             strength: float | Tensor = each[0]
             if len(set(each)) > 1:
                 strength = torch.tensor(each, device=device).repeat_interleave(samples)

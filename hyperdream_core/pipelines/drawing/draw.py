@@ -6,9 +6,10 @@ or its device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from torch import Tensor
 from ...errors import ConfigError
 from ..base import Base, frozen
 from ..progress import Progress, no_progress
-from .branches import Branches
 from .guidance_config import GuidanceConfig
-from .samplers import initial_noise, new_scheduler
-from .subjects import ResolvedSubject, Subjects, fitted_masks, resolve
+from .guided_step import Guidance
+from .one_call import PartPredictions
+from .samplers import denoise, initial_noise
+from .subjects import Subjects, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,6 @@ def draw(
         raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one for each")
     subjects = resolve(base.family, adapter, config, len(prompts))
     size = config.size or base.family.picture_size
-    masks = _masks(base, subjects, size)
     starts = range(0, len(prompts), config.batch)
     pictures = []
     with torch.no_grad(), frozen(base):
@@ -87,26 +88,30 @@ def draw(
             def within(step: int, index: int = index) -> None:
                 progress(index * config.steps + step, len(starts) * config.steps)
 
-            parts = [subject.rows(rows) for subject in subjects]
-            branches = Branches(base, prompts[rows], config.negative_prompt, parts, config, masks)
-            latents = _denoise(base, branches, initial_noise(base, seeds[rows], size), config, within)
+            guidance = Guidance(config, [subject.rows(rows) for subject in subjects])
+            noise = initial_noise(base, seeds[rows], size)
+            latents = _drawn(base, guidance, config, prompts[rows], noise, within)
             pictures.append(base.decode_latents(latents))
     progress(len(starts) * config.steps, len(starts) * config.steps)
-    return torch.cat(pictures) if pictures else torch.zeros(0, 3, config.size, config.size)
+    return torch.cat(pictures) if pictures else torch.zeros(0, 3, size, size)
 
 
-def _denoise(base: Base, branches: Branches, latents: Tensor, config: DrawConfig, progress: Any) -> Tensor:
-    scheduler = new_scheduler(base, config.sampler, config.steps)
-    latents = latents * scheduler.init_noise_sigma
-    for step, timestep in enumerate(scheduler.timesteps):
-        progress(step)
-        output = branches.predict(scheduler.scale_model_input(latents, timestep), timestep)
-        latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
-    return latents
+def _drawn(
+    base: Base,
+    guidance: Guidance,
+    config: DrawConfig,
+    prompts: Sequence[str],
+    noise: Tensor,
+    progress: Callable[[int], None],
+) -> Tensor:
+    """Clean latents (b, c, h, w) of noise."""
+    identifiers = [subject.identifier for subject in guidance.subjects]
+    predictions = PartPredictions(base, prompts, config.negative_prompt, identifiers)
+    steps = itertools.count()
 
+    def clean_at(latents: Tensor, t: Tensor) -> Tensor:
+        progress(next(steps))
+        step = guidance.step(float(t), config.guidance_scale, latents.device)
+        return step.guided(latents, lambda parts: predictions.clean(parts, latents, t))
 
-def _masks(base: Base, subjects: Sequence[ResolvedSubject], size: int) -> Tensor | None:
-    """(s, h, w) at the latents' size; None if the one subject is everywhere."""
-    masks = [subject.mask for subject in subjects if subject.mask is not None]
-    side = size // base.family.vae_factor
-    return fitted_masks(masks, (size, size), (side, side)).to(base.device) if masks else None
+    return denoise(base.noise, config.sampler, config.steps, noise, clean_at)

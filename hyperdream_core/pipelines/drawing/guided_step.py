@@ -1,13 +1,27 @@
 """One step of guided sampling: which predictions it takes, and what becomes of them; knows no host.
 
-A sampler asks for the prediction with the prompt and the one with the negative prompt, and leads away from the second:
-null + scale * (prompt - null). Both are answered such that this is the guided prediction, whatever the preset.
+A sampler asks for two predictions, with the prompt and with the negative one, and goes on with
+
+    null + scale * (prompt - null)
+
+Guidance here mixes up to four: base and personalised model, each with both prompts. So each of the two questions is
+answered by a mix of branches, and the scale is set, such that the sampler's own formula gives the mix that is wanted.
+All hosts and `draw` work that way, on clean samples, the words that every sampler understands.
+
+An example: `hybrid` with base_scale 5 and subject_scale 2 wants
+
+    -4 base_null + 3 base_prompt + 2 subject_prompt
+
+The weights of the prompted branches sum to 5 and those of the others to -4, as they always sum to 1 together. Hence
+scale = 5, the prompt's answer is (3 base_prompt + 2 subject_prompt) / 5 and null's is base_null: three parts of a step,
+in one call of the UNet. A part is one prediction of every picture under one adapter; where people have masks, a
+subject's branch is made of a part for each, and of the base's around them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +44,19 @@ class Part:
 
     key: Key
     pairs: Pairs
+    """of the UNet's layers"""
     strength: float
+    text: Pairs = field(default_factory=dict)
+    """of the text encoders' layers, for who encodes the prompts; in most hosts somebody else has"""
+
+
+def strengths_by_adapter(parts: Sequence[Part]) -> list[tuple[Pairs, list[float]]]:
+    """Every adapter that acts in parts side by side, and its strength in each of them, 0 where another acts."""
+    adapters = {id(part.pairs): part.pairs for part in parts if part.pairs and part.strength != 0}
+    return [
+        (pairs, [part.strength if id(part.pairs) == number else 0.0 for part in parts])
+        for number, pairs in adapters.items()
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +140,8 @@ class GuidedStep:
     def __init__(self, guidance: Guidance, subjects: Sequence[ResolvedSubject], guide: Guide, t: float) -> None:
         self._guidance, self._subjects = guidance, subjects
         self._mix = guide.at(t, any(subject.pairs[subject.band(t)] for subject in subjects))
-        self._pairs = [subject.unet_pairs(t) for subject in subjects]
+        # Once a step: parts with one adapter hold the same object.
+        self._pairs = [(subject.unet_pairs(t), subject.text_pairs(t)) for subject in subjects]
         self._has_adapter = [bool(subject.pairs[subject.band(t)]) for subject in subjects]
         self._answers = answers(self._mix.weights, is_whole=guidance.config.rescale > 0)
 
@@ -157,6 +184,13 @@ class GuidedStep:
             found[one] = self._rescaled(combine(branches, weights), branches)
         return [torch.zeros_like(latents) if one is None else found[one] for one in wanted]
 
+    def guided(self, latents: Tensor, evaluate: Callable[[Sequence[Part]], Sequence[Tensor]]) -> Tensor:
+        """The guided samples (b, c, h, w), for whoever needs no other formula; arguments as `answer`'s."""
+        if self.scale == 1:
+            return self.answer([PROMPT], latents, evaluate)[0]
+        prompt, null = self.answer([PROMPT, NULL], latents, evaluate)
+        return null + self.scale * (prompt - null)
+
     def _parts(self, weights: BranchWeights, has_masks: bool) -> Iterator[Part]:
         for branch in weights.used:
             kind = branch.partition("_")[2]
@@ -167,12 +201,12 @@ class GuidedStep:
                 yield from (self._subject_part(kind, index) for index in range(len(self._subjects)))
 
     def _subject_part(self, kind: str, index: int) -> Part:
-        pairs, strength = self._pairs[index], self._guidance.config.strength
+        (pairs, text), strength = self._pairs[index], self._guidance.config.strength
         if kind == NULL:
             strength *= self._mix.null_strength
             if self._guidance.config.guidance == "reference-null" and self._has_adapter[index]:
-                pairs = self._subjects[index].neutral
-        return Part((kind, index), pairs, strength)
+                pairs, text = self._subjects[index].neutral_parts()
+        return Part((kind, index), pairs, strength, text)
 
     def _branch(self, branch: str, outputs: Mapping[Key, Tensor], masks: Tensor | None) -> Tensor:
         kind = branch.partition("_")[2]

@@ -1,40 +1,113 @@
-"""Samplers on the base's own noise schedule, and the noise that a seed stands for."""
+"""Samplers: from noise to pictures in a few steps, knowing nothing of a base but its noise process.
+
+Both are deterministic. They are told the clean samples that a base sees in noisy ones, and go to the next noise level.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...ops import noise as diffusion
+from ...errors import ConfigError
+from ...ops.noise import NoiseProcess
 from ..base import Base
 
 
-def new_scheduler(base: Base, sampler: str, steps: int) -> Any:
-    """A diffusers scheduler, `dpm++` or `ddim`, from the base's noisiest timestep down."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+@dataclass(frozen=True)
+class Level:
+    """A noise level as numbers: noisy = signal * clean + spread * noise."""
 
-    alphas = base.alphas_cumprod.double().cpu()
-    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-    options: dict[str, Any] = {
-        "num_train_timesteps": len(betas),
-        "trained_betas": betas.numpy(),
-        "prediction_type": base.prediction_type,
-        # "leading" starts below the last timestep, where the latents are not yet pure noise.
-        "timestep_spacing": "trailing",
-    }
-    if sampler == "ddim":
-        scheduler: Any = DDIMScheduler(clip_sample=False, set_alpha_to_one=True, **options)
-    else:
-        scheduler = DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", solver_order=2, **options)
-    with warnings.catch_warnings():
-        # diffusers hands tensors to NumPy in a way that NumPy 2 wants to do away with.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        scheduler.set_timesteps(steps)
-    return scheduler
+    signal: float
+    spread: float
+
+    @classmethod
+    def of(cls, process: NoiseProcess, t: Tensor) -> Level:
+        at = process.coefficients(t.reshape(1))
+        return cls(float(at.signal), float(at.spread))
+
+    @property
+    def log_snr(self) -> float:
+        """Half of it, log(signal / spread): what DPM-Solver calls lambda; -inf in pure noise."""
+        return -math.inf if self.signal == 0 else math.log(self.signal / self.spread)
+
+
+CLEAN = Level(1.0, 0.0)
+
+
+class Sampler(Protocol):
+    """One run's way from noise to clean samples."""
+
+    def step(self, clean: Tensor, noisy: Tensor, here: Level, there: Level) -> Tensor:
+        """Samples (b, ...) at the level `there`, of the clean samples that the base sees in the noisy ones `here`."""
+        ...
+
+
+class Ddim:
+    """Straight on: the noise that is in the sample now, less of it. For a flow this is Euler's step.
+
+    Source: Song et al., arXiv:2010.02502, without noise of its own.
+    """
+
+    def step(self, clean: Tensor, noisy: Tensor, here: Level, there: Level) -> Tensor:
+        # there.signal * clean + there.spread * noise, with noise = (noisy - here.signal * clean) / here.spread.
+        less = there.spread / here.spread
+        return less * noisy + (there.signal - less * here.signal) * clean
+
+
+class DpmPlusPlus2M:
+    """DPM-Solver++ of second order: as DDIM, to clean samples that are extrapolated from the last two.
+
+    Source: Lu et al., arXiv:2211.01095, algorithm 2 (2M).
+    """
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._last_way = 0.0
+
+    def step(self, clean: Tensor, noisy: Tensor, here: Level, there: Level) -> Tensor:
+        if there == CLEAN:
+            return clean
+        way = there.log_snr - here.log_snr
+        ahead = clean
+        # From pure noise the way is infinitely long, and then nothing is known of how the samples change on it.
+        if self._last is not None and 0 < self._last_way < math.inf:
+            ahead = clean + 0.5 * way / self._last_way * (clean - self._last)
+        self._last, self._last_way = clean, way
+        return Ddim().step(ahead, noisy, here, there)
+
+
+SAMPLERS: dict[str, Callable[[], Sampler]] = {"dpm++": DpmPlusPlus2M, "ddim": Ddim}
+
+
+def denoise(
+    process: NoiseProcess, sampler: str, steps: int, noise: Tensor, clean_at: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Clean samples (b, ...) of noise (b, ...) of unit variance.
+
+    Args:
+        process: of the base.
+        sampler: one of `SAMPLERS`.
+        steps: how often the base is asked.
+        noise: to start from.
+        clean_at: the clean samples (b, ...) that the base sees in samples (b, ...) at a noise level (1,).
+
+    Raises:
+        ConfigError: an unknown sampler.
+    """
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}. Use one of them.")
+    one, noisy = SAMPLERS[sampler](), noise
+    levels = process.levels(steps)
+    known = [*(Level.of(process, t) for t in levels), CLEAN]
+    for t, (here, there) in zip(levels.split(1), pairwise(known), strict=True):
+        noisy = one.step(clean_at(noisy, t), noisy, here, there)
+    return noisy
 
 
 def initial_noise(base: Base, seeds: Sequence[int], size: int) -> Tensor:
@@ -44,14 +117,3 @@ def initial_noise(base: Base, seeds: Sequence[int], size: int) -> Tensor:
     # Drawn on the CPU: other devices give other numbers for the same seed.
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(noise).to(base.device)
-
-
-def ddim_step(base: Base, output: Tensor, latents: Tensor, timestep: Tensor, following: Tensor) -> Tensor:
-    """Latents (b, c, h, w) at the following timestep, from the base's output for them at this one.
-
-    Source: DDIM, Song et al., arXiv:2010.02502, without noise of its own.
-    """
-    alpha, less = (base.alphas_cumprod[one].expand(len(latents)).to(latents.device) for one in (timestep, following))
-    clean = diffusion.predicted_x0(output, latents, alpha, base.prediction_type)
-    noise = diffusion.predicted_noise(output, latents, alpha, base.prediction_type)
-    return diffusion.add_noise(clean, noise, less)

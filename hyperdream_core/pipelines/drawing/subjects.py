@@ -46,7 +46,7 @@ class Subject:
     neutral: OneAdapter = None
     """the adapter of a neutral reference, for guidance 'reference-null'"""
     mask: Tensor | None = None
-    """(h, w) in 0..1, at the pictures' size: where the subject is; None is everywhere"""
+    """(h, w) in 0..1, of the pictures' proportions: where the subject is; None is everywhere"""
 
 
 Subjects = OneAdapter | Subject | Sequence[Subject]
@@ -81,6 +81,11 @@ class ResolvedSubject:
     def text_pairs(self, t: float) -> Pairs:
         """Of the text encoders; these act once, at full rank."""
         return {n: pair for n, pair in self.pairs[self.band(t)].items() if self.family.part_of(n) != UNET}
+
+    def neutral_parts(self) -> tuple[Pairs, Pairs]:
+        """The neutral adapter's of the UNet and of the text encoders."""
+        unet = {name: pair for name, pair in self.neutral.items() if self.family.part_of(name) == UNET}
+        return unet, {name: pair for name, pair in self.neutral.items() if name not in unet}
 
     def rows(self, rows: slice) -> ResolvedSubject:
         """The same of some of the pictures."""

@@ -36,8 +36,8 @@ class Samples:
 
     noisy: Tensor
     """(rows, b, c, h, w)"""
-    timesteps: Tensor
-    """(b,)"""
+    t: Tensor
+    """(b,) noise levels"""
     wanted: Tensor
     """(rows, b, c, h, w), what the base shall put out"""
     prompts: Tensor
@@ -48,7 +48,7 @@ class Samples:
     @property
     def each(self) -> int:
         """b"""
-        return len(self.timesteps)
+        return len(self.t)
 
     def split(self, count: int) -> Iterator[Samples]:
         """At most `count` samples of every row at a time."""
@@ -57,7 +57,7 @@ class Samples:
             yield replace(
                 self,
                 noisy=self.noisy[:, part],
-                timesteps=self.timesteps[part],
+                t=self.t[part],
                 wanted=self.wanted[:, part],
                 prompts=self.prompts[:, part],
             )
@@ -82,8 +82,7 @@ def personalized(
 def row_errors(base: Base, conditioning: Conditioning, samples: Samples) -> Tensor:
     """Mean of the weighted squared error of each sample, summed over a row's, (rows,)."""
     rows = len(samples.noisy)
-    timesteps = samples.timesteps.repeat(rows)
-    output = base.predict(samples.noisy.flatten(0, 1), timesteps, conditioning[samples.prompts.flatten()])
+    output = base.predict(samples.noisy.flatten(0, 1), samples.t.repeat(rows), conditioning[samples.prompts.flatten()])
     squares = (output - samples.wanted.flatten(0, 1)).square()
     if samples.weights is not None:
         squares = squares * samples.weights

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base
-from ..drawing.samplers import ddim_step
+from ..drawing.few_steps import guided_by_outputs
 from .denoising_error import Prompts, Samples, personalized
 from .trainable_adapters import TrainableAdapters
 
@@ -33,7 +33,6 @@ CONTEXTS = (
 )
 """What the start's pictures show, in plain words that every base knows, those of the miniature among them."""
 _STEPS = 6
-_GUIDANCE_SCALE = 3.0
 _STREAM = 500_009
 """Keeps these draws apart from those of the reference's samples."""
 
@@ -47,8 +46,8 @@ class Preserved:
     """(rows, k, s, c, h, w)"""
     outputs: Tensor
     """likewise"""
-    timesteps: Tensor
-    """(s,)"""
+    t: Tensor
+    """(s,) noise levels"""
     has_start: Tensor
     """(rows,), 1 where there is something to preserve"""
     seed: int
@@ -59,11 +58,9 @@ class Preserved:
         context = torch.randint(len(CONTEXTS), (count,), generator=generator)
         # One from each part of the way: a step of few samples still sees all of it.
         share = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        on_way = (share * len(self.timesteps)).long()
+        on_way = (share * len(self.t)).long()
         rows = torch.arange(len(self.noisy))[:, None] * self.prompts.each
-        return Samples(
-            self.noisy[:, context, on_way], self.timesteps[on_way], self.outputs[:, context, on_way], rows + context
-        )
+        return Samples(self.noisy[:, context, on_way], self.t[on_way], self.outputs[:, context, on_way], rows + context)
 
 
 @torch.no_grad()
@@ -93,28 +90,43 @@ def draw_preserved(
     prompts = Prompts.encoded(base, [f"{name}, {context}" for name in names for context in CONTEXTS], len(CONTEXTS))
     generator = torch.Generator().manual_seed(seed * 1_000_003 + _STREAM - 1)
     noise = torch.randn(len(CONTEXTS), base.family.latent_channels, side, side, generator=generator)
-    timesteps = torch.linspace(len(base.alphas_cumprod) - 1, 0, _STEPS + 1).round().long()[:-1]
-    nothing = base.encode_prompt([""])
     noisy, outputs = [], []
-    for first in range(0, len(CONTEXTS), at_once):
-        part = torch.arange(len(CONTEXTS))[first : first + at_once]
-        rows = (torch.arange(len(names))[:, None] * len(CONTEXTS) + part).flatten()
-        latents = noise[part].repeat(len(names), 1, 1, 1).to(base.device)
-        seen, put_out = [], []
-        for index, timestep in enumerate(timesteps):
-            between()
-            every = timestep.repeat(len(latents))
-            with personalized(base, adapters, prompts, len(part)) as conditioning:
-                output = base.predict(latents, every, conditioning[rows])
-            seen.append(latents)
-            put_out.append(output)
-            if index + 1 < len(timesteps):
-                without = base.predict(latents, every, nothing[[0] * len(latents)])
-                guided = without + _GUIDANCE_SCALE * (output - without)
-                latents = ddim_step(base, guided, latents, timestep, timesteps[index + 1])
-        shape = (len(names), len(part))
-        noisy.append(torch.stack(seen, 1).unflatten(0, shape))
-        outputs.append(torch.stack(put_out, 1).unflatten(0, shape))
-    return Preserved(
-        prompts, torch.cat(noisy, 1), torch.cat(outputs, 1), timesteps, torch.tensor(has_start).to(latents), seed
-    )
+    for contexts in torch.arange(len(CONTEXTS)).split(at_once):
+        given, put_out = _way(base, adapters, prompts, contexts, noise[contexts], between)
+        noisy.append(given)
+        outputs.append(put_out)
+    flags = torch.tensor(has_start).to(outputs[0])
+    return Preserved(prompts, torch.cat(noisy, 1), torch.cat(outputs, 1), base.noise.levels(_STEPS), flags, seed)
+
+
+def _way(
+    base: Base,
+    adapters: TrainableAdapters,
+    prompts: Prompts,
+    contexts: Tensor,
+    noise: Tensor,
+    between: Callable[[], None],
+) -> tuple[Tensor, Tensor]:
+    """What the base is given on the way from noise (k, ...) to pictures of contexts (k,), and what it puts out there.
+
+    Both are (rows, k, s, c, h, w).
+    """
+    rows = torch.arange(0, len(prompts.texts), prompts.each)
+    of_each = (rows[:, None] + contexts).flatten()
+    nothing = base.encode_prompt([""])[[0] * len(of_each)]
+    given: list[Tensor] = []
+    put_out: list[Tensor] = []
+
+    def both(latents: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        between()
+        every = t.expand(len(latents))
+        with personalized(base, adapters, prompts, len(contexts)) as conditioning:
+            output = base.predict(latents, every, conditioning[of_each])
+        given.append(latents)
+        put_out.append(output)
+        # The pictures themselves are looked at by nobody, so that the last step goes without guidance.
+        return output, output if len(given) == _STEPS else base.predict(latents, every, nothing)
+
+    guided_by_outputs(base, noise.repeat(len(rows), 1, 1, 1).to(base.device), _STEPS, both)
+    shape = (len(rows), len(contexts))
+    return torch.stack(given, 1).unflatten(0, shape), torch.stack(put_out, 1).unflatten(0, shape)

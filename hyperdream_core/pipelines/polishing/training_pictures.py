@@ -11,7 +11,6 @@ from einops import rearrange
 from torch import Tensor
 
 from ...errors import ConfigError, ReferenceImageError
-from ...ops import noise as diffusion
 from ..base import Base
 from .denoising_error import Prompts, Samples
 
@@ -43,12 +42,10 @@ class Selection:
         rows, samples = self.latents.shape[:2]
         clean = self.latents.flatten(0, 1)
         noise = self.noise.to(clean.device).repeat(rows, 1, 1, 1)
-        timesteps = diffusion.to_timestep(self.t, len(base.alphas_cumprod))
-        alpha_bar = base.alphas_cumprod[timesteps.repeat(rows)].to(clean.device)
-        noisy = diffusion.add_noise(clean, noise, alpha_bar)
-        wanted = diffusion.target(clean, noise, alpha_bar, base.prediction_type)
+        every = self.t.repeat(rows)
+        noisy, wanted = base.noise.noisy(clean, noise, every), base.noise.target(clean, noise, every)
         shape = (rows, samples)
-        return Samples(noisy.unflatten(0, shape), timesteps, wanted.unflatten(0, shape), self.prompts, self.weights)
+        return Samples(noisy.unflatten(0, shape), self.t, wanted.unflatten(0, shape), self.prompts, self.weights)
 
 
 @dataclass(frozen=True, eq=False)

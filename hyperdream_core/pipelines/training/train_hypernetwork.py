@@ -20,7 +20,7 @@ from ...models.hypernetwork import Hypernetwork, weight_supervision
 from ...models.image_encoder import ImageFeatures
 from ...ops.lidb import AuxiliaryBasis, LidbCoefficients, auxiliary_basis, expand
 from ...ops.lowrank import LoraPair
-from ...ops.noise import add_noise, biased_t, target, to_timestep
+from ...ops.noise import biased_t
 from ..base import Base, Conditioning
 
 
@@ -68,12 +68,10 @@ class HypernetworkObjective(nn.Module):
         pairs = expand_batch(coefficients, self.bases, copies)
         base, device = self._frozen[0], batch.latents.device
         level = biased_t(generator, len(batch.latents), self.noise_power)
-        timestep = to_timestep(level, len(base.alphas_cumprod)).to(device)
         noise = torch.randn(batch.latents.shape, generator=generator).to(device)
-        alpha_bar = base.alphas_cumprod.to(device)[timestep]
         with base.adapted(pairs):
-            output = base.predict(add_noise(batch.latents, noise, alpha_bar), timestep, batch.text)
-        loss = F.mse_loss(output, target(batch.latents, noise, alpha_bar, base.prediction_type))
+            output = base.predict(base.noise.noisy(batch.latents, noise, level), level, batch.text)
+        loss = F.mse_loss(output, base.noise.target(batch.latents, noise, level))
         loss = loss + self.penalty * self.hypernetwork.output_penalty(coefficients)
         if self.supervision > 0.0 and batch.targets is not None:
             loss = loss + self.supervision * weight_supervision(coefficients, batch.targets)

@@ -79,7 +79,7 @@ def test_a_diffusers_folder_is_loaded_as_it_was_saved(
     base: DiffusersBase, folder: Path, make_base: Callable[[int], DiffusersBase]
 ) -> None:
     loaded = load_base(folder)
-    assert loaded.family.name == "miniature" and loaded.prediction_type == "v_prediction"
+    assert loaded.family.name == "miniature" and loaded.noise.name == "v_prediction"
     for one, other in zip(base.modules(), loaded.modules(), strict=True):
         weights, others = one.state_dict(), other.state_dict()
         assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
@@ -92,10 +92,10 @@ def test_a_diffusers_folder_is_loaded_as_it_was_saved(
 def test_a_single_file_gives_the_same_outputs(checkpoint: tuple[DiffusersBase, Path]) -> None:
     whole, path = checkpoint
     loaded = load_base(path)
-    assert loaded.family.name == "miniature" and loaded.prediction_type == "v_prediction"
+    assert loaded.family.name == "miniature" and loaded.noise.name == "v_prediction"
     for one, other in zip(outputs(whole), outputs(loaded), strict=True):
         torch.testing.assert_close(one, other)
-    assert torch.equal(loaded.alphas_cumprod, whole.alphas_cumprod)
+    assert torch.equal(loaded.noise.alphas_cumprod, whole.noise.alphas_cumprod)
 
 
 def test_half_precision_keeps_the_fingerprint(checkpoint: tuple[DiffusersBase, Path]) -> None:

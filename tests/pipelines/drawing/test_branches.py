@@ -39,9 +39,9 @@ def counted(base: DiffusersBase) -> Iterator[tuple[DiffusersBase, list[int], lis
     prompts: list[str] = []
 
     class Counted(DiffusersBase):
-        def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
             calls.append(len(latents))
-            return super().predict(latents, timesteps, conditioning)
+            return super().predict(latents, t, conditioning)
 
         def encode_prompt(self, texts: Any) -> Conditioning:
             prompts.extend(texts)
@@ -224,7 +224,7 @@ def test_masks_that_do_not_fit_are_refused(base: DiffusersBase, identity: Identi
     def drawn(*masks: Tensor | None) -> Tensor:
         return draw(base, [PROMPT], [Subject(adapter=identity, mask=mask) for mask in masks], config())
 
-    with pytest.raises(ConfigError, match=r"mask 1 of 1 has the shape \(16, 32\), expected \(32, 32\)"):
+    with pytest.raises(ConfigError, match=r"mask 1 of 1 is 32 wide and 16 high, but the pictures are 4 to 4"):
         drawn(torch.ones(16, 32))
     with pytest.raises(ConfigError, match=r"values outside 0\.\.1"):
         drawn(2 * torch.ones(32, 32))

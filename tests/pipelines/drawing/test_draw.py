@@ -41,9 +41,9 @@ def test_ddim_draws_what_diffusers_own_pipeline_draws(base: DiffusersBase, guida
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(32, 4, 4, generator=torch.Generator().manual_seed(5))
     expected = pipeline(
-        PROMPTS[0], num_inference_steps=3, guidance_scale=guidance_scale, latents=noise[None], output_type="pt"
+        PROMPTS[0], num_inference_steps=4, guidance_scale=guidance_scale, latents=noise[None], output_type="pt"
     ).images
-    config = DrawConfig(steps=3, size=32, seed=5, sampler="ddim", guidance_scale=guidance_scale)
+    config = DrawConfig(steps=4, size=32, seed=5, sampler="ddim", guidance_scale=guidance_scale)
     torch.testing.assert_close(draw(base, PROMPTS[:1], config=config), expected, rtol=1e-4, atol=1e-4)
 
 

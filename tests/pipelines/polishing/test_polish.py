@@ -187,7 +187,7 @@ def test_preserving_keeps_other_contexts_as_the_start_draws_them(
 ) -> None:
     prompts = base.encode_prompt([f"a sks face, {context}" for context in CONTEXTS])
     noise = torch.randn(len(CONTEXTS), *base.encode_image(references[:1]).shape[1:], generator=step_generator(3, 0))
-    timesteps = torch.full((len(CONTEXTS),), 999)
+    t = torch.ones(len(CONTEXTS))
 
     @torch.no_grad()
     def drift(preserve: float) -> float:
@@ -199,7 +199,7 @@ def test_preserving_keeps_other_contexts_as_the_start_draws_them(
         outputs = []
         for identity in (polished, moved):
             with base.adapted(identity.expand()):
-                outputs.append(base.predict(noise, timesteps, prompts))
+                outputs.append(base.predict(noise, t, prompts))
         return float((outputs[1] - outputs[0]).square().mean())
 
     assert drift(30.0) < 0.7 * drift(0.0)
