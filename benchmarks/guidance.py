@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from hyperdream_core.pipelines.drawing.branches import Branches
+from torch import Tensor
 
 from benchmarks.expand import random_identity
 from benchmarks.random_bases import EncodedBase, encoded_base
 from hyperdream_core.bases import get_base
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines.drawing.draw import DrawConfig
-from hyperdream_core.pipelines.drawing.samplers import initial_noise, new_scheduler
+from hyperdream_core.pipelines.drawing.guided_step import Guidance
+from hyperdream_core.pipelines.drawing.one_call import PartPredictions
+from hyperdream_core.pipelines.drawing.samplers import denoise, initial_noise
 from hyperdream_core.pipelines.drawing.subjects import resolve
 
 PROMPT = "a sks face, smiling"
@@ -96,22 +98,22 @@ def measure(case: Case) -> None:
     """Measure one case and print its tables."""
     base = encoded_base(get_base(case.family), case.device, case.dtype)
     adapter = random_adapter(case)
-    kinds = {name: new_branches(base, case, adapter, config) for name, config in SETTINGS.items()}
+    kinds = {name: new_step(base, case, adapter, config) for name, config in SETTINGS.items()}
     latents = initial_noise(base, range(case.pictures), case.pixels)
     # In the noisy half, where the default schedule mixes all branches.
-    timestep = torch.tensor(650, device=base.device)
+    t = torch.tensor([0.65])
     steps: dict[str, Callable[[], object]] = {
-        name: lambda one=one: one.predict(latents, timestep)  # type: ignore[misc]
+        name: lambda one=one: one(latents, t)  # type: ignore[misc]
         for name, one in kinds.items()
         if name != "scheduled"
     }
-    alone = new_branches(base, case, adapter, DrawConfig(guidance_scale=1.0))
-    steps["two calls"] = lambda: (kinds["base"].predict(latents, timestep), alone.predict(latents, timestep))
+    alone = new_step(base, case, adapter, DrawConfig(guidance_scale=1.0))
+    steps["two calls"] = lambda: (kinds["base"](latents, t), alone(latents, t))
     print(f"\n{case.title}: one step, {case.rounds} rounds")
     print_table(take_turns(case, steps, case.rounds))
     if case.runs:
         runs: dict[str, Callable[[], object]] = {
-            name: lambda one=kinds[name]: denoise(base, one, case)  # type: ignore[misc]
+            name: lambda one=kinds[name]: denoise(base.noise, "dpm++", case.steps, latents, one)  # type: ignore[misc]
             for name in ("plain", "hybrid", "scheduled")
         }
         print(f"\n{case.title}: {case.steps} steps, {case.runs} runs")
@@ -139,18 +141,18 @@ def print_table(seconds: dict[str, list[float]]) -> None:
         print(f"{name:10}{1e3 * median(mine):11.1f}{1e3 * min(mine):9.1f}{rounds:9.3f}{ratio:>8}", flush=True)
 
 
-def new_branches(base: EncodedBase, case: Case, adapter: dict[str, LoraPair], config: DrawConfig) -> Branches:
-    subjects = resolve(base.family, adapter, config, case.pictures)
-    return Branches(base, [PROMPT] * case.pictures, "", subjects, config)
+def new_step(
+    base: EncodedBase, case: Case, adapter: dict[str, LoraPair], config: DrawConfig
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The guided clean samples of latents at a noise level; prompts are encoded in the first step."""
+    guidance = Guidance(config, resolve(base.family, adapter, config, case.pictures))
+    predictions = PartPredictions(base, [PROMPT] * case.pictures, "", ["sks"])
 
+    def guided(latents: Tensor, t: Tensor) -> Tensor:
+        step = guidance.step(float(t), config.guidance_scale, latents.device)
+        return step.guided(latents, lambda parts: predictions.clean(parts, latents, t))
 
-def denoise(base: EncodedBase, branches: Branches, case: Case) -> None:
-    """A whole run without the VAE."""
-    scheduler = new_scheduler(base, "dpm++", case.steps)
-    latents = initial_noise(base, range(case.pictures), case.pixels) * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        output = branches.predict(scheduler.scale_model_input(latents, timestep), timestep)
-        latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
+    return guided
 
 
 def random_adapter(case: Case) -> dict[str, LoraPair]:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,12 +12,11 @@ from hyperdream_core.ops.guidance import (
     Dials,
     branch_weights,
     combine,
-    combine_rescaled,
     composed,
     preset_weights,
     rescale,
 )
-from hyperdream_core.ops.noise import add_noise, predicted_x0, target
+from hyperdream_core.ops.noise import DiscreteDiffusion
 
 DIALS = Dials(guidance_scale=3.0, base_scale=5.0, subject_scale=0.5)
 
@@ -99,20 +96,15 @@ def test_another_number_of_weights_is_refused() -> None:
         branch_weights((1.0, 0.0, 0.0))
 
 
-@pytest.mark.parametrize(("share", "kind"), [*product((0.0, 0.7), ("epsilon", "v_prediction", "sample"))])
-def test_whatever_the_base_predicts_the_clean_sample_is_the_same(share: float, kind: str) -> None:
-    x0, alpha_bar = outputs(), torch.tensor([0.3, 0.6])
-    noise = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(9))
-    x_t = add_noise(x0["base_null"], noise, alpha_bar)
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_mixing_outputs_and_mixing_the_clean_samples_they_stand_for_are_the_same(kind: str) -> None:
+    process, t = DiscreteDiffusion(torch.tensor([0.6, 0.3]), kind), torch.tensor([0.25, 0.75])
+    parts, x_t = outputs(), outputs()["base_prompt"].flip(0)
     weights = BranchWeights(base_null=-1.0, base_prompt=0.5, subject_prompt=1.5)
-    clean = {name: target(one, (x_t - alpha_bar.sqrt().reshape(-1, 1, 1, 1) * one)
-                          / (1 - alpha_bar).sqrt().reshape(-1, 1, 1, 1), alpha_bar, kind)
-             for name, one in x0.items()}  # fmt: skip
-    guided = combine_rescaled(clean, weights, share, x_t, alpha_bar, kind)
-    expected = combine(x0, weights)
-    if share:
-        expected = rescale(expected, x0["subject_prompt"], share)
-    torch.testing.assert_close(predicted_x0(guided, x_t, alpha_bar, kind), expected, rtol=1e-4, atol=1e-4)
+    clean = {name: process.clean(output, x_t, t) for name, output in parts.items()}
+    torch.testing.assert_close(
+        process.clean(combine(parts, weights), x_t, t), combine(clean, weights), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_rescaling_all_the_way_gives_the_prompted_spread() -> None:
