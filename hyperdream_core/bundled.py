@@ -27,6 +27,18 @@ def bundled_examples() -> Path:
     return _bundled("examples")
 
 
+def bundled_base(family: str) -> Path | None:
+    """The diffusers folder of the base that is shipped for a family; None where none is."""
+    folder = bundled_weights() / family / "base"
+    return folder if folder.is_dir() else None
+
+
+def bundled_predictor(family: str) -> Path | None:
+    """The predictor that is shipped for a family; None where none is."""
+    file = bundled_weights() / family / "hypernetwork.safetensors"
+    return file if file.is_file() else None
+
+
 def _bundled(name: str) -> Path:
     # `hyperdream_NAME` first: beside an installed core a folder called `weights` would be somebody else's.
     places = [_BESIDE_CORE / f"hyperdream_{name}", _BESIDE_CORE / name]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.bundled import bundled_weights
-from ..hyperdream_core.pipelines.predictors.stored_hypernetwork import load_hypernetwork
+from ..hyperdream_core.pipelines.predictors.predictor import open_predictor
 from .dials import choice
 from .host import folders, models, run
-from .wires import PREDICTOR, Predictor
+from .wires import PREDICTOR, LoadedPredictor
 
 BUILT_IN = "miniature (built in)"
 
@@ -45,9 +44,6 @@ class LoadPredictor(io.ComfyNode):
     @classmethod
     def execute(cls, predictor: str) -> io.NodeOutput:
         with run.ordinary_tensors():
-            if predictor == BUILT_IN:
-                path = bundled_weights() / "miniature" / "hypernetwork.safetensors"
-            else:
-                path = folders.stored_file(folders.PREDICTORS, predictor)
-            stored = load_hypernetwork(path)
-            return io.NodeOutput(Predictor(stored, models.networks_patcher(stored.network)))
+            own = predictor == BUILT_IN
+            opened = open_predictor("miniature" if own else folders.stored_file(folders.PREDICTORS, predictor))
+            return io.NodeOutput(LoadedPredictor(opened, models.networks_patcher(opened.network)))

@@ -8,14 +8,9 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..hyperdream_core.bases import get_base
-from ..hyperdream_core.errors import MissingDependencyError
-from ..hyperdream_core.faces.detectors import open_detector
-from ..hyperdream_core.faces.likeness import NOT_MEASURED, LikenessJudge
-from ..hyperdream_core.faces.onnx_models import find_model
+from ..hyperdream_core.faces.likeness import open_likeness
 from ..hyperdream_core.faces.prepared_faces import Faces
-from ..hyperdream_core.faces.recognizer import OnnxRecognizer
-from ..hyperdream_core.miniature.trial.judges import bundled_recognizer
+from ..hyperdream_core.miniature.companions import companions_of, small_families
 from ..hyperdream_core.pictures.arrays import picture_from_array
 from .host import folders, run
 from .wires import FACES
@@ -64,18 +59,7 @@ class MeasureLikeness(io.ComfyNode):
 
 def _measured(pictures: Tensor, faces: Faces) -> tuple[Tensor, str]:
     """Likeness (b,) and who measured; no numbers and why not."""
-    side = get_base("miniature").picture_size
-    own = bundled_recognizer()
-    if own is not None and max(pictures.shape[-2:]) <= side:
-        return own.compare(pictures, faces.at(side)), own.about
-    places = folders.face_model_folders()
-    try:
-        if find_model("recognizer", places) is None:
-            return pictures.new_zeros(0), NOT_MEASURED
-        judge = LikenessJudge(OnnxRecognizer(places), open_detector("auto", places)[0])
-    except MissingDependencyError as error:
-        return pictures.new_zeros(0), f"not measured: {error}"
-    originals = [one.picture.pixels for one in faces.prepared.pictures if one.crop is not None]
-    # One by one: photographs are of different sizes.
-    each = torch.stack([judge(pictures, original[None]) for original in originals])
-    return each.nanmean(0), judge.recognizer.about
+    family = next(iter(small_families(max(pictures.shape[-2:]))), "")
+    own = companions_of(family).own_recognizer()
+    measure, by = open_likeness(faces, own, folders=folders.face_model_folders())
+    return (pictures.new_zeros(0), by) if measure is None else (measure(pictures), by.removeprefix("measured by "))

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..hyperdream_core.bases import BaseFamily
 from ..hyperdream_core.errors import BaseMismatchError, ConfigError
+from ..hyperdream_core.faces.likeness import Likeness, open_likeness
 from ..hyperdream_core.faces.prepared_faces import Faces
 from ..hyperdream_core.formats.file_names import free_file
 from ..hyperdream_core.formats.identity_file import write_identity
 from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.miniature.trial.judges import JudgeRecognizer, bundled_recognizer
-from ..hyperdream_core.miniature.world.captions import describe_references
+from ..hyperdream_core.miniature.companions import companions_of
 from ..hyperdream_core.pictures.curves import Curves, draw_curves
 from ..hyperdream_core.pictures.files import to_pil
 from ..hyperdream_core.pipelines.drawing.few_steps import few_steps
@@ -83,7 +83,7 @@ def polish(
     largest = max(config.batch, config.preserve_batch) if start is not None and config.preserve else config.batch
     base = _base(loaded, family, size, min(largest, config.samples_at_once), options)
     references = faces.at(size)
-    watch = _Watch(base, loaded[2], references, config, options.preview_every, start)
+    watch = _Watch(base, loaded[2], faces, references, config, options.preview_every, start)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             captions = captions_of_lines(caption, len(references)) or _captions_read_off(base, faces)
@@ -104,10 +104,11 @@ def polish(
 
 def _captions_read_off(base: ComfyBase, faces: Faces) -> tuple[str, ...]:
     """As the command line does, where the words that the base was taught are on record."""
-    if base.family.name != "miniature":
+    companions = companions_of(base.family.name)
+    if companions.describe is None:
         return ()
     base.load()
-    return tuple(describe_references(base, faces.at(base.family.picture_size)))
+    return tuple(companions.read_captions(base, faces.at(base.family.picture_size)))
 
 
 def bytes_needed(family: BaseFamily, size: int, batch: int, number_size: int, saves_memory: bool) -> float:
@@ -150,15 +151,17 @@ class _Watch:
         self,
         base: ComfyBase,
         vae: Any,
+        faces: Faces,
         references: Tensor,
         config: PolishConfig,
         every: int,
         start: Identity | None,
     ) -> None:
         self._base, self._references, self._every = base, references, every
-        self._bar = run.Bar(config.steps)
+        self._bar = run.Bar(config.steps_from(start is not None))
         self._decodes = models.is_small(vae)
-        self._judge: JudgeRecognizer | None = bundled_recognizer() if base.family.name == "miniature" else None
+        own = companions_of(base.family.name).own_recognizer()
+        self._judge: Likeness | None = open_likeness(faces, own)[0] if own is not None else None
         self._start = {} if start is None else start.expand()
         who = start or config
         self._prompts = [f"a {who.identifier} {who.class_noun}", ""]
@@ -196,7 +199,7 @@ class _Watch:
             return self._look(latents)
         picture = self._base.decode_latents(latents)
         if self._judge is not None:
-            self._likeness.append((float(step), float(self._judge.compare(picture, self._references).mean())))
+            self._likeness.append((float(step), float(self._judge(picture).mean())))
         return to_pil(picture[0])
 
 

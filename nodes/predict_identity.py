@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.bases import get_base
 from ..hyperdream_core.faces.prepared_faces import Faces
-from ..hyperdream_core.pipelines.predictors.predict import predict_identity
 from .host import models, run
-from .wires import FACES, IDENTITY, PREDICTOR, Predictor
+from .wires import FACES, IDENTITY, PREDICTOR, LoadedPredictor
 
 
 class PredictIdentity(io.ComfyNode):
@@ -30,11 +28,7 @@ class PredictIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, predictor: Predictor, faces: Faces) -> io.NodeOutput:
+    def execute(cls, predictor: LoadedPredictor, faces: Faces) -> io.NodeOutput:
         with run.ordinary_tensors():
             models.load(predictor.patcher)
-            network = predictor.stored.network
-            references = faces.at(get_base(network.config.family).picture_size)
-            like = next(network.parameters())
-            identity = predict_identity(network, references.to(like.device), weights=faces.prepared.weights)
-            return io.NodeOutput(identity)
+            return io.NodeOutput(predictor.predictor.predict(faces)[0])

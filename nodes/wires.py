@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork
+from ..hyperdream_core.pipelines.predictors.predictor import Predictor
 
 PREDICTOR = io.Custom("HYPERDREAM_PREDICTOR")
 FACES = io.Custom("HYPERDREAM_FACES")
@@ -17,8 +17,8 @@ LANDMARKS = io.Custom("FACE_LANDMARKS")
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor:
-    """A hypernetwork and the memory manager's handle on it."""
+class LoadedPredictor:
+    """A predictor and the memory manager's handle on its network."""
 
-    stored: StoredHypernetwork
+    predictor: Predictor
     patcher: Any

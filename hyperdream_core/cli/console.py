@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..identity import Identity
     from ..pipelines.results_folder import ResultsFolder
 
 
@@ -68,3 +69,10 @@ class Console:
     def written(self) -> list[Path]:
         """Files written so far."""
         return [path for folder in self.results for path in folder.written]
+
+
+def identity_outcome(path: Path, identity: Identity, facts: Mapping[str, Any], stopped: bool = False) -> Outcome:
+    """What a command reports that has written an identity."""
+    size = path.stat().st_size
+    data = {"file": str(path), "bytes": size, "family": identity.family, "rank": identity.rank, **facts}
+    return Outcome(data, f"{path} ({size / 1000:,.0f} KB, rank {identity.rank}, {identity.family})", stopped=stopped)

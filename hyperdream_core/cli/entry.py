@@ -11,12 +11,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import Cancelled, HyperDreamError
 from .console import Console, Outcome
+
+if TYPE_CHECKING:
+    from .command_list import Command
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
 
@@ -85,7 +88,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser of all commands; flags are made only for the command that `words` name, which may load torch."""
-    from .commands import COMMANDS
+    from .command_list import COMMANDS
 
     parser = _Parser(
         prog="hyperdream",
@@ -95,16 +98,32 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hyperdream {_version()}")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no progress bars")
     parser.set_defaults(run=None, parser=parser)
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=_Parser)
     chosen = next((word for word in words if not word.startswith("-")), None)
-    for name, command in COMMANDS.items():
-        usage = f"hyperdream {name} {command.usage} [options]" if command.usage else None
-        below = commands.add_parser(name, help=command.summary, description=command.description, usage=usage)
-        below.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
-        below.set_defaults(run=command.run, parser=below)
-        if name == chosen:
-            command.add_flags(below)
+    _add_commands(parser, "hyperdream", COMMANDS, "COMMAND", chosen)
     return parser
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser, program: str, commands: Mapping[str, Command], metavar: str, chosen: str | None
+) -> None:
+    is_second_word = program != "hyperdream"
+    below = parser.add_subparsers(metavar=metavar, title="commands", parser_class=_Parser, required=is_second_word)
+    for name, command in commands.items():
+        usage = f"{program} {name} {command.usage} [options]" if command.usage else None
+        # An older name is understood and not listed: argparse would show it as an alias.
+        names = [name, *([command.older] if command.older and chosen == command.older else [])]
+        one = below.add_parser(
+            name, aliases=names[1:], help=command.summary, description=command.description, usage=usage
+        )
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
+        one.set_defaults(run=command.run, parser=one)
+        if not is_second_word and chosen not in names:
+            # Flags of one command are enough, and making them loads what it needs.
+            continue
+        if command.below:
+            _add_commands(one, f"{program} {name}", command.below, "|".join(command.below), None)
+        else:
+            command.add_flags(one)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -38,6 +38,7 @@ def add_config_flags(
         flag = (rename or {}).get(field.name, field.name).replace("_", "-")
         parser.add_argument(
             f"--{flag}",
+            *_OLDER.get(flag, ()),
             # Left out unless given, so that the configuration's own defaults are the only ones.
             default=argparse.SUPPRESS,
             dest=_destination(cls, field.name),
@@ -45,6 +46,15 @@ def add_config_flags(
             required=default is MISSING,
             **_how_to_read(_without_none(hints[field.name])),
         )
+
+
+_OLDER = {
+    "polish-steps": ("--finetune-steps",),
+    "polish-batch": ("--finetune-batch",),
+    "draw-steps": ("--sample-steps",),
+    "draw-batch": ("--sample-batch",),
+}
+"""What flags were called in 0.1.0; still understood."""
 
 
 def config_from_flags(cls: type[Config], arguments: argparse.Namespace, **known: Any) -> Config:

@@ -42,6 +42,11 @@ class Recognizer(Protocol):
         """Measures aligned faces only, not pictures that were never searched."""
         ...
 
+    @property
+    def side(self) -> int:
+        """Of the squares it looks at, px."""
+        ...
+
     def embed(self, picture: Tensor, face: Face) -> Tensor:
         """The identity embedding (d,), unit length, of one face in a picture (3, h, w) in 0..1."""
         ...
@@ -51,6 +56,7 @@ class OnnxRecognizer:
     """ArcFace, AuraFace or SFace."""
 
     needs_landmarks = True
+    side = _SIDE
 
     def __init__(self, places: Sequence[Path]) -> None:
         """Open a recogniser: a file, or the best one in folders.

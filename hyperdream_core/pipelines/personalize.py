@@ -7,34 +7,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..config import config_to_json
-from ..errors import BaseMismatchError, Cancelled, ConfigError, ReferenceImageError
-from ..faces.prepare import PreparedReferences
+from ..errors import Cancelled, ConfigError
+from ..faces.prepared_faces import Faces
 from ..formats.identity_file import write_identity
 from ..identity import Identity
 from ..pictures.files import save_image
 from ..pictures.grid import labelled_grid
 from .base import Base
+from .companions import Companions
 from .drawing.draw import DrawConfig, draw
 from .drawing.subjects import Subject, Subjects
 from .export import ExportConfig, export_lora
-from .polishing.polish import PolishConfig, PolishResult, polish
-from .predictors.predict import PredictConfig, neutral_identity, predict_identity
-from .predictors.stored_hypernetwork import StoredHypernetwork
-from .progress import Progress, no_progress
+from .make_identity import MakeIdentityConfig, Watch, check_job, make_identity
+from .polishing.polish import PolishConfig
+from .predictors.predict import PredictConfig
+from .predictors.predictor import Predictor
 from .prompts import insert_identifier, without_identifier
 from .results_folder import ResultsFolder
 
-Judge = Callable[[Tensor, Tensor], Tensor]
-"""Likeness (b,) of pictures (b, 3, h, w) to the subject of references (n, 3, h, w); NaN where it cannot be measured."""
+Judge = Callable[[Tensor], Tensor]
+"""Likeness (b,) of pictures (b, 3, h, w) to the subject; NaN where it cannot be measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Onlookers(Watch):
+    """Who looks on: progress of each stage, and a judge of likeness."""
+
+    judge: Judge | None = None
+    judged: str = "not measured: there is no judge"
+    """who measures likeness, or why nobody does"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +53,8 @@ class PersonalizeConfig:
 
     prompts: tuple[str, ...] = ("a [V] face",)
     """What to draw; [V] stands for the subject."""
-    captions: tuple[str, ...] = ()
-    """What each picture shows besides the subject; none says nothing. See `polish`."""
+    captions: tuple[str, ...] | None = None
+    """What each picture shows besides the subject; see `make_identity`."""
     name: str = "subject"
     """What the files are called."""
     insert_identifier: bool = False
@@ -53,7 +63,7 @@ class PersonalizeConfig:
     """Settings of the prediction."""
     polish: PolishConfig = field(default_factory=PolishConfig)
     """Settings of the polishing."""
-    sample: DrawConfig = field(default_factory=DrawConfig)
+    draw: DrawConfig = field(default_factory=DrawConfig)
     """Settings of the drawing."""
     export: ExportConfig = field(default_factory=ExportConfig)
     """Settings of the LoRA."""
@@ -63,22 +73,6 @@ class PersonalizeConfig:
             raise ConfigError("prompts is empty, expected at least one; say what to draw, such as 'a [V] face'")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"name must be a plain file name without a folder, got {self.name!r}")
-
-
-@contextmanager
-def _unwatched(label: str) -> Iterator[Progress]:
-    yield no_progress
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """Who looks on: progress of each stage, and a judge of likeness."""
-
-    stage: Callable[[str], AbstractContextManager[Progress]] = _unwatched
-    """opens the progress of a stage by its label"""
-    judge: Judge | None = None
-    likeness: str = "not measured: there is no judge"
-    """who measures likeness, or why nobody does"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,49 +91,45 @@ class PersonalizeResult:
 
 def personalize(
     base: Base,
-    hypernetwork: StoredHypernetwork | None,
-    references: Tensor | PreparedReferences,
+    faces: Faces,
     results: ResultsFolder,
     config: PersonalizeConfig | None = None,
-    watch: Watch | None = None,
+    predictor: Predictor | None = None,
+    companions: Companions | None = None,
+    watch: Onlookers | None = None,
 ) -> PersonalizeResult:
     """Predict, polish, save, export and draw one subject.
 
     Args:
-        base: to personalise.
-        hypernetwork: predictor for the base's family; None polishes from nothing.
-        references: as `prepare_references` gives them, or just (n, 3, h, w) in 0..1; at the size to train at.
+        base: to personalize.
+        faces: of the subject.
         results: where everything goes; `ResultsFolder.open` has checked that it can be written.
         config: settings.
-        watch: progress and judge.
+        predictor: for the base's family; None polishes from scratch.
+        companions: of the base's family.
+        watch: who looks on.
 
     Raises:
         PromptError: a prompt does not name the subject.
         BaseMismatchError: the predictor is for another base family.
         OutputError: something could not be written where it belongs; says where it is instead.
     """
-    job = _Job(base, references, results, config or PersonalizeConfig(), watch or Watch())
-    job.check(hypernetwork)
+    job = _Job(base, faces, results, config or PersonalizeConfig(), watch or Onlookers())
+    job.check(predictor)
     try:
-        polished = job.make_identity(hypernetwork)
-        job.save(polished)
-        job.cancelled = polished.cancelled
-        if not job.cancelled:
+        job.make(predictor, companions)
+        job.save()
+        if not job.made.cancelled:
             job.draw()
     except (Cancelled, KeyboardInterrupt):
         # Without an identity there is nothing to keep.
         if not job.adapters:
             raise
         job.cancelled = True
-        if not results.written:
-            # Stopped between the prediction and the polish.
-            job.save(PolishResult(job.adapters["predicted"], (), 0.0, cancelled=True))
     report = job.report()
     results.keep_json(f"{job.config.name}-report.json", report)
     results.close()
-    identity = job.identity
-    assert identity is not None
-    return PersonalizeResult(identity, job.pictures, report, tuple(results.written), job.cancelled)
+    return PersonalizeResult(job.made.identity, job.pictures, report, tuple(results.written), job.cancelled)
 
 
 class _Job:
@@ -148,110 +138,75 @@ class _Job:
     def __init__(
         self,
         base: Base,
-        references: Tensor | PreparedReferences,
+        faces: Faces,
         results: ResultsFolder,
         config: PersonalizeConfig,
-        watch: Watch,
+        watch: Onlookers,
     ) -> None:
-        self.base, self.results, self.config, self.watch = base, results, config, watch
-        self.prepared = references if isinstance(references, PreparedReferences) else None
-        self.references: Tensor = references.pixels if isinstance(references, PreparedReferences) else references
+        self.base, self.faces, self.results, self.config, self.watch = base, faces, results, config, watch
+        self.size = config.draw.size or base.family.picture_size
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
-        self.neutral: Identity | None = None
-        """of a neutral reference, where guidance leads away from it"""
         self.adapters: dict[str, Identity] = {}
         """predicted and polished, as far as they are there"""
         self.likeness: dict[str, float] = {}
-        self.losses: tuple[float, ...] = ()
-        self.pictures = torch.zeros(0, *self.references.shape[1:])
+        self.pictures = torch.zeros(0, 3, self.size, self.size)
         self.prompts: list[str] = []
         self.cancelled = False
 
     @property
-    def identity(self) -> Identity | None:
-        """The best there is."""
-        return self.adapters.get("polished") or self.adapters.get("predicted")
+    def job(self) -> MakeIdentityConfig:
+        """The settings of the part that makes the identity."""
+        return MakeIdentityConfig(
+            predict=self.config.predict,
+            polish=self.config.polish,
+            captions=self.config.captions,
+            size=self.size,
+            neutral=self.config.draw.guidance == "reference-null",
+        )
 
-    def check(self, hypernetwork: StoredHypernetwork | None) -> None:
+    def check(self, predictor: Predictor | None) -> None:
         """Refuse what would fail later on."""
-        if self.references.dim() != 4 or len(self.references) == 0:
-            raise ReferenceImageError(
-                f"the references have shape {tuple(self.references.shape)}, expected (n, 3, h, w) with n of 1 or more; "
-                "give at least one picture"
-            )
-        if hypernetwork is None:
-            who: PredictConfig | PolishConfig = self.config.polish
-            if self.config.sample.guidance == "reference-null":
-                raise ConfigError(
-                    "guidance 'reference-null' leads away from what a predictor says of a grey picture, and there is "
-                    "no predictor; use another guidance, or name one"
-                )
-            if self.config.polish.steps == 0:
-                raise ConfigError(
-                    f"there is no predictor for {self.base.family.name!r} and the polishing steps are 0, so there is "
-                    "nothing to make an identity with; set steps to 40 or so, or name a predictor"
-                )
-        else:
-            who = self.config.predict
-            self._check_predictor(hypernetwork)
-        missing = "insert" if self.config.insert_identifier else "refuse"
+        check_job(self.base.family.name, self.job, predictor)
+        words = self.config.predict
+        missing: Literal["insert", "refuse"] = "insert" if self.config.insert_identifier else "refuse"
         for prompt in self.config.prompts:
-            self.prompts.append(insert_identifier(prompt, who.identifier, who.class_noun, missing))  # type: ignore[arg-type]
-
-    def _check_predictor(self, hypernetwork: StoredHypernetwork) -> None:
-        family = hypernetwork.network.config.family
-        if family != self.base.family.name:
-            raise BaseMismatchError(
-                f"the predictor was trained for {family!r}, but the base is {self.base.family.name!r}; name a "
-                "predictor for it, or none at all to polish from nothing"
-            )
+            self.prompts.append(insert_identifier(prompt, words.identifier, words.class_noun, missing))
         fingerprint = getattr(self.base, "fingerprint", None)
-        if hypernetwork.base_fingerprint and fingerprint and fingerprint() != hypernetwork.base_fingerprint:
+        trained_on = predictor.fingerprint if predictor is not None else ""
+        if trained_on and fingerprint is not None and fingerprint() != trained_on:
             self.notes.append(
                 "the predictor was trained on another checkpoint of this family; likeness before polishing may be lower"
             )
 
-    def make_identity(self, hypernetwork: StoredHypernetwork | None) -> PolishResult:
+    def make(self, predictor: Predictor | None, companions: Companions | None) -> None:
         """Predict if there is a predictor, and polish."""
-        if hypernetwork is not None:
-            with self._timed("predict"):
-                weights = self.prepared.weights if self.prepared else None
-                predicted = predict_identity(hypernetwork.network, self.references, self.config.predict, weights)
-            self.adapters["predicted"] = predicted
-            if self.config.sample.guidance == "reference-null":
-                self.neutral = neutral_identity(hypernetwork.network, self.references.shape[-1], self.config.predict)
-            if self.config.polish.steps == 0:
-                return PolishResult(predicted, (), 0.0)
-        with self._timed("polish"), self.watch.stage("polish") as progress:
-            start = self.adapters.get("predicted")
-            polished = polish(
-                self.base, self.references, start, self.config.polish, progress, captions=self.config.captions
-            )
-        self.adapters["polished"], self.losses = polished.identity, polished.losses
-        return polished
+        self.made = make_identity(self.base, self.faces, self.job, predictor, companions, self.watch)
+        self.seconds |= self.made.seconds
+        self.cancelled = self.made.cancelled
+        if self.made.predicted is not None:
+            self.adapters["predicted"] = self.made.predicted
+        if self.made.identity is not self.made.predicted:
+            self.adapters["polished"] = self.made.identity
 
-    def save(self, made: PolishResult) -> None:
+    def save(self) -> None:
         """Write the identity and its LoRA."""
-        name = self.config.name
+        name, identity = self.config.name, self.made.identity
         with self._timed("save"):
-            self.results.keep(f"{name}.safetensors", lambda path: write_identity(path, made.identity, layout="stacked"))
-            self.results.keep(
-                f"{name}-lora.safetensors", lambda path: export_lora(made.identity, path, self.config.export)
-            )
+            self.results.keep(f"{name}.safetensors", lambda path: write_identity(path, identity, layout="stacked"))
+            self.results.keep(f"{name}-lora.safetensors", lambda path: export_lora(identity, path, self.config.export))
 
     def draw(self) -> None:
         """Draw every prompt with the base, the prediction and the polished identity, and lay all out."""
-        config = replace(self.config.sample, size=self.config.sample.size or self.references.shape[-1])
-        identity = self.identity
-        assert identity is not None
+        config = replace(self.config.draw, size=self.size)
+        identity = self.made.identity
         columns: dict[str, tuple[list[str], Subjects]] = {
             "base": ([without_identifier(prompt, identity.identifier) for prompt in self.prompts], None)
         }
         for label, drawn_as in self.adapters.items():
-            columns[label] = (self.prompts, Subject(adapter=drawn_as, neutral=self.neutral))
+            columns[label] = (self.prompts, Subject(adapter=drawn_as, neutral=self.made.neutral))
         drawn = {}
-        with self._timed("sample"):
+        with self._timed("draw"):
             for label, (prompts, adapter) in columns.items():
                 with self.watch.stage(f"draw, {label}") as progress:
                     drawn[label] = draw(self.base, prompts, adapter, config, progress).cpu()
@@ -259,7 +214,7 @@ class _Job:
         if self.watch.judge is not None:
             with self._timed("judge"):
                 for label, pictures in drawn.items():
-                    measured = self.watch.judge(pictures, self.references)
+                    measured = self.watch.judge(pictures)
                     if not bool(measured.isnan().all()):
                         self.likeness[label] = float(measured.nanmean())
         for number, (prompt, picture) in enumerate(zip(self.prompts, self.pictures, strict=True), start=1):
@@ -271,7 +226,7 @@ class _Job:
         self._lay_out(drawn)
 
     def _lay_out(self, drawn: Mapping[str, Tensor]) -> None:
-        reference = self.references[0].cpu()
+        reference = self.faces.at(self.size)[0].cpu()
         rows = [
             [reference if row == 0 else None, *(p[row] for p in drawn.values())] for row in range(len(self.prompts))
         ]
@@ -283,19 +238,19 @@ class _Job:
 
     def report(self) -> dict[str, Any]:
         """Everything that happened, as JSON values."""
-        identity = self.identity
-        assert identity is not None
+        identity = self.made.identity
         return {
             "cancelled": self.cancelled,
             "base": {"family": self.base.family.name, "device": str(self.base.device), "dtype": str(self.base.dtype)},
-            "references": list(self.references.shape),
+            "references": [len(self.faces.used), 3, self.size, self.size],
             "prompts": self.prompts,
             "identity": {"rank": identity.rank, "target_set": identity.target_set, "made_by": dict(identity.made_by)},
             "seconds": {**self.seconds, "all": sum(self.seconds.values())},
-            "losses": list(self.losses),
+            "losses": list(self.made.losses),
+            "captions": list(self.made.captions),
             "likeness": self.likeness,
             "likeness_by": self._likeness_by(),
-            "faces": self.prepared.report() if self.prepared else None,
+            "faces": self.faces.prepared.report(),
             "peak_memory_bytes": peak_memory(self.base.device),
             "files": {path.name: {"path": str(path), "bytes": path.stat().st_size} for path in self.results.written},
             "notes": self.notes,
@@ -305,7 +260,7 @@ class _Job:
     def _likeness_by(self) -> str:
         if self.watch.judge is not None and len(self.pictures) and not self.likeness:
             return "not measured: no face was found in what was drawn"
-        return self.watch.likeness
+        return self.watch.judged
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

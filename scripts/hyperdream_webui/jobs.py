@@ -17,26 +17,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hyperdream_core.bases import get_base
-from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.errors import Cancelled, ConfigError, HyperDreamError, MissingDependencyError
-from hyperdream_core.faces.detectors import DetectorName, open_detector
+from hyperdream_core.faces.detectors import DetectorName
 from hyperdream_core.faces.face import FaceOrder
-from hyperdream_core.faces.likeness import NOT_MEASURED, LikenessJudge
-from hyperdream_core.faces.onnx_models import find_model
+from hyperdream_core.faces.likeness import open_likeness
 from hyperdream_core.faces.prepare import PrepareConfig, prepare_references
 from hyperdream_core.faces.prepared_faces import Faces, report_text
-from hyperdream_core.faces.recognizer import OnnxRecognizer
 from hyperdream_core.identity import Identity
-from hyperdream_core.miniature.trial.judges import bundled_recognizer
-from hyperdream_core.miniature.world.captions import describe_references
+from hyperdream_core.miniature.companions import companions_of
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pictures.files import Picture, read_picture, to_pil
 from hyperdream_core.pictures.grid import labelled_grid
 from hyperdream_core.pipelines.drawing.few_steps import few_steps
 from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
-from hyperdream_core.pipelines.predictors.predict import PredictConfig, predict_identity
-from hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork, load_hypernetwork
+from hyperdream_core.pipelines.predictors.predict import PredictConfig
+from hyperdream_core.pipelines.predictors.predictor import Predictor, open_predictor
 from hyperdream_core.pipelines.progress import Progress
 from hyperdream_core.pipelines.prompts import captions_of_lines, insert_identifier, without_identifier
 
@@ -195,7 +190,7 @@ class Jobs:
         start = None
         if predictor is not None:
             words = PredictConfig(identifier=order.identifier, class_noun=order.class_noun)
-            start = predict_identity(predictor.network, faces.at(family.picture_size), words, faces.prepared.weights)
+            start = predictor.predict(faces, words)[0]
         elif order.predict:
             notes.append(
                 f"no predictor for {family.title} is in {self.webui.own_folder / 'predictors'}, so the identity is "
@@ -219,7 +214,7 @@ class Jobs:
         references = faces.at(size)
         captions: Sequence[str] = captions_of_lines(order.caption, len(references))
         if family.name == MINIATURE and not captions:
-            captions = describe_references(base, references)
+            captions = companions_of(family.name).read_captions(base, references)
         base.latest = {}
         watch = self._watch(base, start, config, size)
         try:
@@ -297,31 +292,17 @@ class Jobs:
         if not drawn:
             return None, None, "not measured: nothing was drawn"
         sides = [torch.stack([_pixels(pair[side]) for pair in drawn]) for side in (0, 1)]
-        try:
-            if is_miniature:
-                own = bundled_recognizer()
-                if own is None:
-                    return None, None, NOT_MEASURED
-                references = faces.at(get_base(MINIATURE).picture_size)
-                before, after = (_mean(own.compare(pictures, references)) for pictures in sides)
-                return before, after, f"measured by {own.about}"
-            folders = self.webui.face_model_folders
-            if find_model("recognizer", folders) is None:
-                return None, None, NOT_MEASURED
-            judge = LikenessJudge(OnnxRecognizer(folders), open_detector("auto", folders)[0])
-            originals = [one.picture.pixels for one in faces.used]
-            # One by one: photographs are of different sizes.
-            before, after = (
-                _mean(torch.cat([judge(pictures, original[None]) for original in originals])) for pictures in sides
-            )
-            return before, after, f"measured by {judge.recognizer.about}"
-        except MissingDependencyError as error:
-            return None, None, f"not measured: {error}"
+        own = companions_of(MINIATURE).own_recognizer() if is_miniature else None
+        measure, by = open_likeness(faces, own, folders=() if is_miniature else self.webui.face_model_folders)
+        if measure is None:
+            return None, None, by
+        before, after = (_mean(measure(pictures)) for pictures in sides)
+        return before, after, by
 
-    def predictor_for(self, family: str) -> StoredHypernetwork | None:
+    def predictor_for(self, family: str) -> Predictor | None:
         """The predictor for a base family: the miniature's own, or the newest in models/hyperdream/predictors."""
         if family == MINIATURE:
-            return _predictor(bundled_weights() / MINIATURE / "hypernetwork.safetensors", 0)
+            return open_predictor(MINIATURE)
         files = sorted((self.webui.own_folder / "predictors").glob("*.safetensors"), key=lambda p: -p.stat().st_mtime)
         for file in files:
             try:
@@ -329,14 +310,14 @@ class Jobs:
             except HyperDreamError:
                 # Somebody else's file, or a predictor of a newer release; the next one may fit.
                 continue
-            if stored.network.config.family == family:
+            if stored.family == family:
                 return stored
         return None
 
 
 @lru_cache(maxsize=2)
-def _predictor(path: Path, changed: int) -> StoredHypernetwork:
-    return load_hypernetwork(path)
+def _predictor(path: Path, changed: int) -> Predictor:
+    return open_predictor(path)
 
 
 @lru_cache(maxsize=1)

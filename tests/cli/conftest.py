@@ -93,7 +93,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
-    from hyperdream_core.pipelines.predictors.stored_hypernetwork import save_hypernetwork
+    from hyperdream_core.pipelines.predictors.hypernetwork_predictor import save_hypernetwork
 
     path = tmp_path_factory.mktemp("predictor") / "hypernetwork.safetensors"
     with torch.random.fork_rng():

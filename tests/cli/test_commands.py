@@ -54,7 +54,7 @@ def test_personalize_writes_everything_into_one_folder(run: Callable, job: tuple
     assert read_identity(tmp_path / "out" / "sofia.safetensors").rank == 3
     assert ran.json["prompts"] == ["a sks face", "a sks face, sad"]
     config = ran.json["config"]
-    assert (config["polish"]["seed"], config["sample"]["seed"], config["sample"]["strength"]) == (4, 4, 0.5)
+    assert (config["polish"]["seed"], config["draw"]["seed"], config["draw"]["strength"]) == (4, 4, 0.5)
     assert json.loads((tmp_path / "out" / "sofia-report.json").read_text())["prompts"] == ran.json["prompts"]
 
 
@@ -74,17 +74,17 @@ def test_the_parts_make_one_chain(
     ran = run("predict", picture, "--hypernetwork", predictor, "--out", predicted)
     assert ran.code == 0 and str(predicted) in ran.out, ran.error
     steps = ("--steps", "1", "--rank", "2", "--batch", "1", "--crops", "0")
-    ran = run("finetune", picture, "--start", predicted, "--base", base_folder, "--out", polished, *TINY, *steps)
+    ran = run("polish", picture, "--start", predicted, "--base", base_folder, "--out", polished, *TINY, *steps)
     assert ran.code == 0 and read_identity(polished).rank == 3, ran.error
     ran = run("export", polished, "--out", lora, "--dialect", "diffusers", "--preview", picture)
     assert ran.code == 0 and read_lora(lora)[0] == "miniature", ran.error
     ran = run("inspect", "--json", predicted, predictor, lora, base_folder, picture)
     kinds = [report["kind"] for report in ran.json["files"]]
-    assert ran.code == 0 and kinds == ["identity", "hypernetwork", "LoRA", "base folder", "picture"]
+    assert ran.code == 0 and kinds == ["identity", "predictor", "LoRA", "base folder", "picture"]
 
 
 @pytest.mark.parametrize("adapter", ["identity", "lora", "nothing"])
-def test_sample_draws_with_whatever_there_is(
+def test_draw_draws_with_whatever_there_is(
     run: Callable, adapter: str, base_folder: Path, identity: Path, tmp_path: Path
 ) -> None:
     files = {"identity": identity, "lora": tmp_path / "sofia-lora.safetensors"}
@@ -93,7 +93,7 @@ def test_sample_draws_with_whatever_there_is(
     words = ("--identity", files[adapter]) if adapter in files else ()
     prompt = "a face, sad" if adapter == "nothing" else "a [V] face, sad"
     out = tmp_path / "out"
-    ran = run("sample", "--prompt", prompt, "--count", "2", "--base", base_folder, "--out", out, *words, *TINY,
+    ran = run("draw", "--prompt", prompt, "--count", "2", "--base", base_folder, "--out", out, *words, *TINY,
               "--steps", "1", "--json")  # fmt: skip
     assert ran.code == 0, ran.error
     assert [Path(one["file"]).exists() for one in ran.json["pictures"]] == [True, True]
@@ -102,7 +102,7 @@ def test_sample_draws_with_whatever_there_is(
 
 
 @pytest.mark.parametrize("adapter", ["identity", "lora"])
-def test_sample_mixes_base_and_adapter(
+def test_draw_mixes_base_and_adapter(
     run: Callable, adapter: str, base_folder: Path, identity: Path, tmp_path: Path
 ) -> None:
     files = {"identity": identity, "lora": tmp_path / "sofia-lora.safetensors"}
@@ -214,8 +214,8 @@ def test_evaluate_prints_the_table_and_keeps_the_figures(
 
 
 def test_build_takes_toy_sizes_a_file_and_flags_in_that_order(tmp_path: Path) -> None:
+    from hyperdream_core.cli.commands.miniature_build import _recipe_config
     from hyperdream_core.cli.entry import build_parser
-    from hyperdream_core.cli.world import _recipe_config
     from hyperdream_core.miniature.recipe.materials import quick
 
     (tmp_path / "recipe.json").write_text('{"pets": 5, "contexts": 3, "base": {"steps": 9}}')

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from hyperdream_core.cli import commands, entry
+from hyperdream_core.cli import command_list, entry
 from hyperdream_core.errors import Cancelled, ConfigError
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("personalize", "prepare", "predict", "finetune", "sample", "export", "inspect", "evaluate", "miniature")
+NAMES = ("personalize", "prepare", "predict", "polish", "draw", "export", "inspect", "evaluate", "miniature")
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     code = "import sys; from hyperdream_core.cli import main; main(['--help']); print(sorted(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     listing, modules = ran.stdout.rsplit("\n", 2)[:2]
-    assert set(NAMES) == set(commands.COMMANDS)
+    assert set(NAMES) == set(command_list.COMMANDS)
     assert all(f"    {name} " in listing or f"    {name}\n" in listing for name in NAMES)
     assert not {"torch", "diffusers", "numpy", "PIL"} & set(modules[2:-2].split("', '"))
 
@@ -49,7 +49,7 @@ def test_every_flag_has_help(name: str) -> None:
         (("predict",), "required: PICTURE"),
         (("predict", "a.png", "--refine-steps", "two"), "invalid whole number value: 'two'"),
         (("predict", "a.png", "--refine-steps", "9" * 30), "invalid whole number value"),
-        (("sample", "--prompt", "x", "--strength", "nan"), "invalid number value: 'nan'"),
+        (("draw", "--prompt", "x", "--strength", "nan"), "invalid number value: 'nan'"),
         (("miniature",), "required: build|render"),
     ],
 )
@@ -82,7 +82,9 @@ def test_what_a_user_can_cause_is_one_sentence(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("fail", commands._add_inspect, fail))  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        command_list.COMMANDS, "inspect", command_list.Command("fail", command_list.COMMANDS["inspect"].add_flags, fail)
+    )  # type: ignore[arg-type]
     ran = run("--json", "inspect", "x")
     assert (ran.code, ran.json["exit_code"]) == (code, code)
     assert said in ran.error and len(ran.error.splitlines()) == 1 and json.loads(ran.out)["message"] in ran.error
@@ -92,6 +94,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(run: Callable, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setitem(commands.COMMANDS, "inspect", commands.Command("fail", commands._add_inspect, fail))  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        command_list.COMMANDS, "inspect", command_list.Command("fail", command_list.COMMANDS["inspect"].add_flags, fail)
+    )  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run("inspect", "x")

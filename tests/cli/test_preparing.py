@@ -61,11 +61,11 @@ def test_sizes_out_of_range_are_refused(refused: Callable, picture: Path, tmp_pa
 
 def test_other_subjects_than_people_are_not_searched_for_faces() -> None:
     from hyperdream_core.cli.entry import build_parser
-    from hyperdream_core.cli.preparing import _config
+    from hyperdream_core.cli.reference_flags import References
 
     def detector(*words: str, family: str = "sd15", noun: str = "face") -> str:
         line = ["prepare", "a.png", *words]
-        return _config(build_parser(line).parse_args(line), family, noun)[0].detector
+        return References.of(build_parser(line).parse_args(line)).config_for(family, noun)[0].detector
 
     assert detector() == "auto" and detector(noun="Woman") == "auto"
     assert detector(noun="dog") == detector(family="miniature") == "already-cropped"

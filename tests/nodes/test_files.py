@@ -150,7 +150,7 @@ def test_people_for_different_checkpoints_do_not_blend(host: Host, identity: Any
         host.core("bases").get_base("sd15"), [None], ("attention", 50, 100)
     )
     for share in (0.0, 0.5):
-        with pytest.raises(host.core("errors").BaseMismatchError, match="base family, target set and basis sizes"):
+        with pytest.raises(host.core("errors").BaseMismatchError, match="basis sizes and noise bands must agree"):
             host.run("BlendIdentities", first=identity, second=foreign, share=share)
 
 

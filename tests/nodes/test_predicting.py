@@ -84,10 +84,10 @@ def test_a_damaged_miniature_is_one_sentence(host: Host, monkeypatch: pytest.Mon
 def test_a_node_predicts_what_the_core_predicts(host: Host, identity: Any, portrait: Tensor) -> None:
     from hyperdream_core.bundled import bundled_weights
     from hyperdream_core.pictures.files import square_crop
+    from hyperdream_core.pipelines.predictors.hypernetwork_predictor import read_hypernetwork_predictor
     from hyperdream_core.pipelines.predictors.predict import predict_identity
-    from hyperdream_core.pipelines.predictors.stored_hypernetwork import load_hypernetwork
 
-    network = load_hypernetwork(bundled_weights() / "miniature" / "hypernetwork.safetensors").network
+    network = read_hypernetwork_predictor(bundled_weights() / "miniature" / "hypernetwork.safetensors").network
     wanted = predict_identity(network, square_crop(portrait[0].movedim(-1, 0), 64)[None])
     for name, coefficients in wanted.coefficients.items():
         torch.testing.assert_close(identity.coefficients[name].up, coefficients.up, atol=1e-6, rtol=1e-5)

@@ -19,17 +19,17 @@ from hyperdream_core.errors import (
     PromptError,
     ReferenceImageError,
 )
-from hyperdream_core.faces.prepare import PreparedReferences
+from hyperdream_core.faces.prepared_faces import Faces, faces_of_crops
 from hyperdream_core.formats.identity_file import read_identity
 from hyperdream_core.formats.lora_file import read_lora
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.drawing.subjects import Subject
-from hyperdream_core.pipelines.personalize import PersonalizeConfig, PersonalizeResult, Watch, personalize
+from hyperdream_core.pipelines.personalize import Onlookers, PersonalizeConfig, PersonalizeResult, personalize
 from hyperdream_core.pipelines.polishing.polish import PolishConfig
+from hyperdream_core.pipelines.predictors.hypernetwork_predictor import HypernetworkPredictor
 from hyperdream_core.pipelines.predictors.predict import neutral_identity, predict_identity
-from hyperdream_core.pipelines.predictors.stored_hypernetwork import StoredHypernetwork
 from hyperdream_core.pipelines.progress import Progress
 from hyperdream_core.pipelines.results_folder import ResultsFolder
 
@@ -37,20 +37,20 @@ CONFIG = PersonalizeConfig(
     prompts=("a [V] face", "a [V] face, sad"),
     name="sofia",
     polish=PolishConfig(steps=2, rank=1, batch=1, crops=0),
-    sample=DrawConfig(steps=1, guidance_scale=1.0),
+    draw=DrawConfig(steps=1, guidance_scale=1.0, size=32),
 )
 
 
 @pytest.fixture(scope="module")
-def predictor() -> StoredHypernetwork:
+def predictor() -> HypernetworkPredictor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = {"kind": "conv", "channels": [8, 8, 8, 8], "width": 16, "image_size": 32}
         config = HypernetworkConfig(family="miniature", width=16, heads=2, image_encoder=encoder)
-        return StoredHypernetwork(Hypernetwork(config).train(False), "another", {})
+        return HypernetworkPredictor(Hypernetwork(config).train(False), "another", {})
 
 
-def stopping(at: str, step: int) -> Watch:
+def stopping(at: str, step: int) -> Onlookers:
     @contextmanager
     def stage(label: str) -> Iterator[Progress]:
         def progress(now: int, total: int) -> None:
@@ -59,23 +59,24 @@ def stopping(at: str, step: int) -> Watch:
 
         yield progress
 
-    return Watch(stage=stage)
+    return Onlookers(stage=stage)
 
 
 def run(
     base: DiffusersBase,
-    predictor: StoredHypernetwork | None,
-    references: Tensor | PreparedReferences,
+    predictor: HypernetworkPredictor | None,
+    references: Tensor | Faces,
     folder: Path,
     **change: object,
 ) -> PersonalizeResult:
     watch = change.pop("watch", None)
     config = replace(CONFIG, **change)  # type: ignore[arg-type]
-    return personalize(base, predictor, references, ResultsFolder.open(folder), config, watch)  # type: ignore[arg-type]
+    faces = faces_of_crops(references) if isinstance(references, Tensor) else references
+    return personalize(base, faces, ResultsFolder.open(folder), config, predictor, watch=watch)  # type: ignore[arg-type]
 
 
 def test_the_whole_job_leaves_everything_it_promises(
-    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+    base: DiffusersBase, predictor: HypernetworkPredictor, references: Tensor, tmp_path: Path
 ) -> None:
     labels: list[str] = []
 
@@ -84,7 +85,7 @@ def test_the_whole_job_leaves_everything_it_promises(
         labels.append(label)
         yield lambda step, total: None
 
-    watch = Watch(stage=stage, judge=lambda pictures, subject: torch.full((len(pictures),), 0.25))
+    watch = Onlookers(stage=stage, judge=lambda pictures: torch.full((len(pictures),), 0.25))
     result = run(base, predictor, references, tmp_path / "out", watch=watch)
     assert [file.name for file in result.files] == [
         "sofia.safetensors",
@@ -104,7 +105,7 @@ def test_the_whole_job_leaves_everything_it_promises(
     assert report["likeness"] == {"base": 0.25, "predicted": 0.25, "polished": 0.25}
     assert report["prompts"] == ["a sks face", "a sks face, sad"] and len(report["losses"]) == 2
     assert report["files"]["sofia.safetensors"]["bytes"] == result.files[0].stat().st_size
-    assert report["peak_memory_bytes"]["process"] > 1e8 and set(report["seconds"]) >= {"predict", "polish", "sample"}
+    assert report["peak_memory_bytes"]["process"] > 1e8 and set(report["seconds"]) >= {"predict", "polish", "draw"}
     assert "another checkpoint" in report["notes"][0] and not report["cancelled"]
     assert result.pictures.shape == (2, 3, 32, 32)
 
@@ -115,12 +116,13 @@ def test_without_a_predictor_it_polishes_from_nothing(base: DiffusersBase, refer
 
 
 def test_prepared_references_count_by_their_weights(
-    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+    base: DiffusersBase, predictor: HypernetworkPredictor, references: Tensor, tmp_path: Path
 ) -> None:
-    prepared = PreparedReferences(references, (1.0, 0.25), (), "a detector of tests", "not measured", ())
-    watch = Watch(judge=lambda pictures, subject: torch.full((len(pictures),), torch.nan), likeness="measured by tests")
-    result = run(base, predictor, prepared, tmp_path, polish=PolishConfig(steps=0), watch=watch)
-    expected = predict_identity(predictor.network, references, weights=(1.0, 0.25))
+    faces = faces_of_crops(references)
+    faces = replace(faces, prepared=replace(faces.prepared, weights=(1.0, 0.25), detector="a detector of tests"))
+    watch = Onlookers(judge=lambda pictures: torch.full((len(pictures),), torch.nan), judged="measured by tests")
+    result = run(base, predictor, faces, tmp_path, polish=PolishConfig(steps=0), watch=watch)
+    expected = predict_identity(predictor.network, faces.at(predictor.wants.size), weights=(1.0, 0.25))
     for name, coefficients in expected.coefficients.items():
         assert torch.equal(result.identity.coefficients[name].up, coefficients.up)
     assert result.report["faces"]["detector"] == "a detector of tests"
@@ -130,11 +132,11 @@ def test_prepared_references_count_by_their_weights(
 
 
 def test_without_steps_the_prediction_is_the_result(
-    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+    base: DiffusersBase, predictor: HypernetworkPredictor, references: Tensor, tmp_path: Path
 ) -> None:
     result = run(base, predictor, references, tmp_path, polish=PolishConfig(steps=0))
     assert result.identity.rank == 1 and "polish" not in result.report["seconds"]
-    with pytest.raises(ConfigError, match="no predictor for 'miniature' and the polishing steps are 0"):
+    with pytest.raises(ConfigError, match="no predictor for the miniature and the polishing steps are 0"):
         run(base, None, references, tmp_path, polish=PolishConfig(steps=0))
 
 
@@ -149,14 +151,14 @@ def test_stopping_keeps_what_is_finished(
 
 
 def test_stopping_before_the_polish_keeps_the_prediction(
-    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+    base: DiffusersBase, predictor: HypernetworkPredictor, references: Tensor, tmp_path: Path
 ) -> None:
     @contextmanager
     def stage(label: str) -> Iterator[Progress]:
         raise KeyboardInterrupt
         yield
 
-    result = run(base, predictor, references, tmp_path, watch=Watch(stage=stage))
+    result = run(base, predictor, references, tmp_path, watch=Onlookers(stage=stage))
     assert result.cancelled and read_identity(result.files[0]).rank == result.identity.rank == 1
 
 
@@ -179,29 +181,29 @@ def test_a_result_that_cannot_be_written_at_the_end_is_kept_elsewhere(
 
 
 def test_what_would_fail_later_is_refused_first(
-    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+    base: DiffusersBase, predictor: HypernetworkPredictor, references: Tensor, tmp_path: Path
 ) -> None:
     with pytest.raises(PromptError, match="write 'a sks face, sad'"):
         run(base, predictor, references, tmp_path, prompts=("a face, sad",))
     with pytest.raises(ReferenceImageError, match="at least one picture"):
         run(base, predictor, references[:0], tmp_path)
-    foreign = StoredHypernetwork(Hypernetwork(HypernetworkConfig(family="sd15", width=4, heads=1)), "", {})
+    foreign = HypernetworkPredictor(Hypernetwork(HypernetworkConfig(family="sd15", width=4, heads=1)), "", {})
     with pytest.raises(BaseMismatchError, match="trained for 'sd15', but the base is 'miniature'"):
         run(base, foreign, references, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_guidance_away_from_a_neutral_reference_asks_the_predictor_for_it(
-    base: DiffusersBase, predictor: StoredHypernetwork, references: Tensor, tmp_path: Path
+    base: DiffusersBase, predictor: HypernetworkPredictor, references: Tensor, tmp_path: Path
 ) -> None:
-    away = DrawConfig(steps=1, guidance="reference-null", guidance_scale=2.0)
+    away = DrawConfig(steps=1, guidance="reference-null", guidance_scale=2.0, size=32)
     settings = {"polish": PolishConfig(steps=0), "prompts": ("a [V] face",)}
-    result = run(base, predictor, references, tmp_path, sample=away, **settings)
-    subject = Subject(adapter=result.identity, neutral=neutral_identity(predictor.network, 32))
-    expected = draw(base, ["a sks face"], subject, replace(away, size=32))
+    result = run(base, predictor, references, tmp_path, draw=away, **settings)
+    subject = Subject(adapter=result.identity, neutral=neutral_identity(predictor.network, predictor.wants.size))
+    expected = draw(base, ["a sks face"], subject, away)
     torch.testing.assert_close(result.pictures, expected)
     with pytest.raises(ConfigError, match="says of a grey picture, and there is no predictor"):
-        run(base, None, references, tmp_path, sample=away)
+        run(base, None, references, tmp_path, draw=away)
 
 
 def test_an_identifier_is_inserted_if_asked(base: DiffusersBase, references: Tensor, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import torch
 
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
-from hyperdream_core.pipelines.predictors.stored_hypernetwork import save_hypernetwork
+from hyperdream_core.pipelines.predictors.hypernetwork_predictor import save_hypernetwork
 
 
 def main(path: str, size: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...models.hypernetwork import Hypernetwork
 from ...models.image_encoder import ImageFeatures, RegressionHead
 from ...pipelines.diffusers.loading import load_base
-from ...pipelines.predictors.stored_hypernetwork import save_hypernetwork
+from ...pipelines.predictors.hypernetwork_predictor import save_hypernetwork
 from ...pipelines.training.loop import is_main_process, train
 from ...pipelines.training.train_hypernetwork import HypernetworkBatch, HypernetworkObjective
 from ...whole_file import whole_folder

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...bases import get_base
+from ...bases.miniature import MINIATURE
 from ...bundled import bundled_weights
 from ...faces.face import Face
 from ...pictures.files import square_crop
@@ -138,6 +138,7 @@ class JudgeRecognizer:
 
     about = "the miniature's identity judge"
     needs_landmarks = False
+    side = MINIATURE.picture_size
     # Between other people's 0.01 and the 0.89 of one person in other contexts, on 32 unseen people (model card).
     same_person = 0.4
 
@@ -146,17 +147,11 @@ class JudgeRecognizer:
 
     def embed(self, picture: Tensor, face: Face) -> Tensor:
         """The identity embedding (128,), unit length, of the largest centred square of a picture (3, h, w)."""
-        embedding: Tensor = self.judge(square_crop(picture, get_base("miniature").picture_size)[None].float().cpu())[0]
+        embedding: Tensor = self.judge(square_crop(picture, self.side)[None].float().cpu())[0]
         return embedding
-
-    def compare(self, pictures: Tensor, references: Tensor) -> Tensor:
-        """Likeness (b,) of pictures (b, 3, h, w) to the subject of references (n, 3, h, w)."""
-        subject = self.judge(references.float().cpu()).mean(0, keepdim=True)
-        cosines: Tensor = (self.judge(pictures.float().cpu()) @ subject.T).squeeze(1)
-        return cosines
 
 
 def bundled_recognizer() -> JudgeRecognizer | None:
     """The identity judge that comes with the miniature; None if this copy came without."""
-    folder = bundled_weights() / "miniature" / "judges"
+    folder = bundled_weights() / MINIATURE.name / "judges"
     return JudgeRecognizer(load_judges(folder)[0]) if folder.is_dir() else None

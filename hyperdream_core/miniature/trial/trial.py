@@ -29,8 +29,8 @@ from ...pipelines.drawing.draw import DrawConfig, draw
 from ...pipelines.drawing.guidance_config import GuidanceConfig
 from ...pipelines.drawing.subjects import Subject
 from ...pipelines.polishing.polish import PolishConfig, polish_batch
+from ...pipelines.predictors.hypernetwork_predictor import read_hypernetwork_predictor
 from ...pipelines.predictors.predict import PredictConfig, neutral_identity, predict_identity
-from ...pipelines.predictors.stored_hypernetwork import load_hypernetwork
 from ...pipelines.progress import Progress, no_progress
 from ...pipelines.scores import MethodScores, format_table, picture_similarity, score_method
 from ..world.captions import IDENTIFIER, Context, describe_references, make_captions, random_context, reference_context
@@ -127,7 +127,7 @@ def set_up_trial(config: TrialConfig, weights: Path) -> Trial:
     return Trial(
         config=config,
         base=base,
-        hypernetwork=load_hypernetwork(predictor).network if predictor.exists() else None,
+        hypernetwork=read_hypernetwork_predictor(predictor).network if predictor.exists() else None,
         people=people,
         references=references,
         context=context,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 from ...bases import TARGET_SETS
 from ...errors import Cancelled, ConfigError
 from ...identity import Identity, truncated
+from ...ops.lowrank import LoraPair
 from ..base import Base, frozen
 from ..progress import Progress, no_progress
 from .denoising_error import add_gradient, personalized, row_errors
@@ -29,13 +30,22 @@ from .preservation import Preserved, draw_preserved
 from .trainable_adapters import TrainableAdapters, without_effect
 from .training_pictures import TrainingPictures, encode_pictures
 
+STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH = 40, 200
+"""Where nobody says otherwise: HyperDreamBooth's 40, and what plain LoRAs of a person are trained for at the least."""
+
+Current = Callable[[], Mapping[str, LoraPair]]
+"""The adapter as it is by now, layer by layer; asked for only by whoever draws with it."""
+Watcher = Callable[[int, int, Current], None]
+"""Called as watcher(step, steps, current) between steps; raising `Cancelled` there stops."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolishConfig:
     """Settings of one polishing run."""
 
-    steps: int = 40
-    """Optimiser steps; 0 keeps the prediction as it is. The miniature gains as much from 20."""
+    steps: int | None = None
+    """Optimiser steps; 0 keeps the prediction as it is. Left out: 40 after a prediction, 200 from scratch. On the
+    miniature 20 gain as much as 40."""
     rank: int = 4
     """Rank of the fresh adapter that is trained on top of the prediction."""
     learning_rate: float = 1.2e-2
@@ -92,9 +102,11 @@ class PolishConfig:
                      "samples_at_once"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        for name in ("steps", "crops", "background_weight", "preserve", "anchor", "file_rank", "holdout_every", "seed"):
+        for name in ("crops", "background_weight", "preserve", "anchor", "file_rank", "holdout_every", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 0:
+            raise ConfigError(f"steps must be 0 or more, got {self.steps}")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate must lie between 0 and 1, got {self.learning_rate}")
         if not self.noise_power > 0:
@@ -103,6 +115,12 @@ class PolishConfig:
             raise ConfigError(f"jitter must lie in 0..0.25, got {self.jitter}")
         if self.target_set not in TARGET_SETS:
             raise ConfigError(f"unknown target set {self.target_set!r}; known: {', '.join(TARGET_SETS)}")
+
+    def steps_from(self, has_start: bool) -> int:
+        """How many steps it stands for, by whether there is a prediction to start from."""
+        if self.steps is not None:
+            return self.steps
+        return STEPS_AFTER_PREDICTION if has_start else STEPS_FROM_SCRATCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +144,7 @@ def polish(
     progress: Progress = no_progress,
     checkpoint: Path | None = None,
     captions: Sequence[str] = (),
+    watch: Watcher | None = None,
 ) -> PolishResult:
     """Polish a predicted identity, or make one from nothing, on pictures of its subject.
 
@@ -138,6 +157,7 @@ def polish(
         start: prediction for this base to start from; its rank and the config's add up.
         config: settings.
         progress: called with (step, steps) between steps.
+        watch: likewise, with the adapter as it is by then.
         checkpoint: file to save to every few steps and to resume from; removed when the job is done.
         captions: what each reference shows besides the subject, such as "smiling, at the beach"; what they name is
             not learnt as a part of the subject. `describe` reads them off the pictures.
@@ -147,7 +167,7 @@ def polish(
         ConfigError: training diverged; captions for another number of pictures; or the checkpoint is of another job.
     """
     subject = (references, captions)
-    return _polish_rows(base, [subject], [start], config or PolishConfig(), progress, checkpoint)[0]
+    return _polish_rows(base, [subject], [start], config or PolishConfig(), progress, checkpoint, watch)[0]
 
 
 def polish_batch(
@@ -171,7 +191,10 @@ def polish_batch(
         Cancelled: by `progress`; nothing is kept.
     """
     config = config or PolishConfig()
-    total, identities = len(references) * config.steps, list[Identity]()
+    total, identities = (
+        len(references) * config.steps_from(any(start is not None for start in starts)),
+        list[Identity](),
+    )
     subjects = list(zip(references, captions or [()] * len(references), strict=True))
     for first in range(0, len(references), subjects_at_once):
         rows = slice(first, first + subjects_at_once)
@@ -194,8 +217,10 @@ def _polish_rows(
     config: PolishConfig,
     progress: Progress,
     checkpoint: Path | None,
+    watch: Watcher | None = None,
 ) -> list[PolishResult]:
     began = time.perf_counter()
+    config = replace(config, steps=config.steps_from(any(start is not None for start in starts)))
     if len(subjects) != len(starts):
         raise ConfigError(f"{len(subjects)} subjects have pictures but {len(starts)} a start; give one for each")
     like = without_effect(base.family, starts, (config.target_set, config.down_dim, config.up_dim))
@@ -213,13 +238,16 @@ def _polish_rows(
             adapters.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
         run = PolishRun(adapters, optimizer, [], [], torch.full((len(starts),), math.inf))
+        if watch is not None:
+            progress = _watched(progress, watch, adapters)
         saved = PolishCheckpoint(checkpoint, job_digest(config, subjects, starts))
         try:
             preserved, has_start = None, [start is not None for start in starts]
-            if config.preserve and config.steps and any(has_start):
+            steps = config.steps_from(any(has_start))
+            if config.preserve and steps and any(has_start):
                 preserved = draw_preserved(
                     base, adapters, names, has_start, side=material.holdout.latents.shape[-1], seed=config.seed,
-                    at_once=config.samples_at_once, between=lambda: progress(0, config.steps),
+                    at_once=config.samples_at_once, between=lambda: progress(0, steps),
                 )  # fmt: skip
             _train(base, run, material, preserved, config, progress, saved)
         except (Cancelled, KeyboardInterrupt):
@@ -245,9 +273,9 @@ def _train(
     # Gradients of a half-precision UNet underflow unscaled; a power of two changes nothing else.
     scale = 1024.0 if base.dtype == torch.float16 else 1.0
     adapters, at_once = run.adapters, config.samples_at_once
-    step = saved.load(run)
-    while step < config.steps and run.looks_since < config.patience:
-        progress(step, config.steps)
+    step, steps = saved.load(run), config.steps_from(preserved is not None)
+    while step < steps and run.looks_since < config.patience:
+        progress(step, steps)
         samples = material.select(step, config.batch, config.noise_power).samples(base)
         losses = add_gradient(base, adapters, material.prompts, samples, scale, at_once)
         if preserved is not None:
@@ -260,16 +288,30 @@ def _train(
             for parameter in adapters.parameters():
                 parameter.grad = None if parameter.grad is None else parameter.grad / scale
         for group in run.optimizer.param_groups:
-            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
         run.losses.append(losses)
         step += 1
         if config.holdout_every and step % config.holdout_every == 0:
             _look(base, run, material)
-        if step % config.save_every == 0 and step < config.steps:
+        if step % config.save_every == 0 and step < steps:
             saved.save(run, step)
-    progress(config.steps, config.steps)
+    progress(steps, steps)
+
+
+def _watched(progress: Progress, watch: Watcher, adapters: TrainableAdapters) -> Progress:
+    """Progress that also shows the adapters."""
+
+    @torch.no_grad()
+    def current() -> dict[str, LoraPair]:
+        return adapters.fold()
+
+    def both(step: int, steps: int) -> None:
+        progress(step, steps)
+        watch(step, steps, current)
+
+    return both
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ def predict_identity(
 def neutral_identity(hypernetwork: Hypernetwork, size: int, config: PredictConfig | None = None) -> Identity:
     """What the hypernetwork says of a plain grey picture, `size` px wide: of nobody in particular.
 
-    Source: the neutral reference of asymmetric guidance, METHODS.md 2.3, F.
+    Source: the neutral reference of asymmetric guidance, docs/methods.md, "Guidance", F.
     """
     return predict_identity(hypernetwork, torch.full((1, 3, size, size), 0.5), config)
 

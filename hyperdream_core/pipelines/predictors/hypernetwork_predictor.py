@@ -1,28 +1,65 @@
-"""Hypernetworks to files and back: the configuration in a file's metadata makes the network, its tensors fill it."""
+"""The hypernetwork as a predictor, in memory and as a file.
+
+The configuration in a file's metadata makes the network, its tensors fill it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...bases import get_base
 from ...config import config_from_json, config_to_json
 from ...errors import ConfigError, FileFormatError
+from ...faces.prepared_faces import Faces
 from ...formats.predictor_file import HypernetworkFile, read_hypernetwork, write_hypernetwork
+from ...identity import Identity
 from ...models.hypernetwork import Hypernetwork, HypernetworkConfig
+from .predict import PredictConfig, neutral_identity, predict_identity
+from .wants import Wants
 
 
 @dataclass(frozen=True, eq=False)
-class StoredHypernetwork:
-    """A network and what its file says about it."""
+class HypernetworkPredictor:
+    """A hypernetwork and what its file says about it; see `predictor.Predictor`."""
 
     network: Hypernetwork
-    base_fingerprint: str
-    training: Mapping[str, Any]
+    fingerprint: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        return self.network.config.family
+
+    @property
+    def wants(self) -> Wants:
+        return Wants(size=get_base(self.family).picture_size)
+
+    def predict(
+        self, faces: Faces, config: PredictConfig | None = None, seed: int = 0, candidates: int = 1
+    ) -> list[Identity]:
+        """The one identity it sees in the faces, whose pictures count by their quality.
+
+        Raises:
+            ConfigError: more than one candidate.
+        """
+        if candidates != 1:
+            raise ConfigError(
+                f"a hypernetwork has one answer, got candidates {candidates}; ask for 1, or use a generator"
+            )
+        return [predict_identity(self.network, faces.at(self.wants.size), config, faces.weights)]
+
+    def neutral(self, config: PredictConfig | None = None) -> Identity:
+        """What it says of a plain grey picture: of nobody in particular.
+
+        Source: the neutral reference of asymmetric guidance, docs/methods.md, "Guidance".
+        """
+        return neutral_identity(self.network, self.wants.size, config)
 
 
 def save_hypernetwork(
@@ -54,9 +91,9 @@ def save_hypernetwork(
     write_hypernetwork(path, contents, dtype)
 
 
-def load_hypernetwork(
+def read_hypernetwork_predictor(
     path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> StoredHypernetwork:
+) -> HypernetworkPredictor:
     """Read a network, ready to predict, on `device` in `dtype`.
 
     Raises:
@@ -74,7 +111,7 @@ def load_hypernetwork(
     _check_tensors(Path(path), contents.tensors, expected)
     network = Hypernetwork(config).to(device, dtype)
     network.load_state_dict(contents.tensors, strict=False)
-    return StoredHypernetwork(network.train(False), contents.base_fingerprint, contents.training)
+    return HypernetworkPredictor(network.train(False), contents.base_fingerprint, contents.training)
 
 
 def _stored_tensors(network: Hypernetwork) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The miniature's portraits as a command: invented subjects in contexts and views of the caller's choice."""
+"""`hyperdream miniature render`: invented subjects in contexts and views of the caller's choice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import Console, Outcome
-from .flags import finite_number, whole_number
+from ..console import Console, Outcome
+from ..flags import finite_number, whole_number
 
 if TYPE_CHECKING:
-    from ..miniature.world.captions import Context
-    from ..miniature.world.view import View
+    from ...miniature.world.captions import Context
+    from ...miniature.world.view import View
 
 _VIEW = {
     "turn": (-1.0, 1.0, "turn of the head, -1 left to 1 right"),
@@ -27,7 +27,7 @@ _VIEW = {
 """Dials of the view: lowest and highest value, and what they say."""
 
 
-def add_render(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `miniature render`."""
     parser.add_argument("--people", type=whole_number, default=8, metavar="N", help="subjects to invent (default: 8)")
     parser.add_argument("--contexts", type=whole_number, default=1, metavar="N", help="pictures of each (default: 1)")
@@ -49,17 +49,17 @@ def add_render(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def render(arguments: argparse.Namespace, console: Console) -> Outcome:
+def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Portraits as PNG files with their captions."""
     import torch
 
-    from ..errors import ConfigError
-    from ..miniature.world.captions import make_captions
-    from ..miniature.world.people import random_people
-    from ..miniature.world.pets import random_pets, render_pets
-    from ..miniature.world.portrait import render_people
-    from ..miniature.world.view import random_view
-    from ..pictures.files import save_image
+    from ...errors import ConfigError
+    from ...miniature.world.captions import make_captions
+    from ...miniature.world.people import random_people
+    from ...miniature.world.pets import random_pets, render_pets
+    from ...miniature.world.portrait import render_people
+    from ...miniature.world.view import random_view
+    from ...pictures.files import save_image
 
     for name, least in (("people", 1), ("contexts", 1), ("size", 32), ("seed", 0)):
         if getattr(arguments, name) < least:
@@ -92,8 +92,8 @@ def _context(arguments: argparse.Namespace, count: int, generator: Any) -> Conte
     """Contexts of the pictures: what --caption and --plain say, and the rest at random."""
     import torch
 
-    from ..errors import PromptError
-    from ..miniature.world.captions import ATTRIBUTES, Context, random_context, reference_context
+    from ...errors import PromptError
+    from ...miniature.world.captions import ATTRIBUTES, Context, random_context, reference_context
 
     context = (reference_context if arguments.plain else random_context)(count, generator)
     if not arguments.caption:
@@ -113,7 +113,7 @@ def _view(arguments: argparse.Namespace, view: View) -> View:
     """The view with the dials that were given in place of chance."""
     import torch
 
-    from ..errors import ConfigError
+    from ...errors import ConfigError
 
     given = {}
     for name, (low, high, _) in _VIEW.items():

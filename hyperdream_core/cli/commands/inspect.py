@@ -1,12 +1,30 @@
-"""What a file is, whoever made it, and for a file that is refused: why."""
+"""`hyperdream inspect`: what a file is, whoever made it, and for a file that is refused: why."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, HyperDreamError
+from ...errors import FileFormatError, HyperDreamError
+from ..console import Console, Outcome
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `inspect`."""
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="file or diffusers folder")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Outcome:
+    """A report on each file; refused ones give exit code 1."""
+    reports = [inspect_file(path) for path in arguments.files]
+    for report in reports:
+        if not report["readable"]:
+            console.say(f"hyperdream: {report['problem']}")
+    text = "\n".join(format_report(report) for report in reports if report["readable"])
+    readable = all(report["readable"] for report in reports)
+    return Outcome({"files": reports}, text, ok=readable)
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -60,7 +78,7 @@ def header(path: Path) -> tuple[dict[str, str], list[str]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    from ..formats.container import read_tensors
+    from ...formats.container import read_tensors
 
     try:
         with safe_open(path, framework="pt") as file:
@@ -72,21 +90,23 @@ def header(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def kind_of(metadata: Mapping[str, str], names: list[str]) -> str:
-    """What it holds: `identity`, `hypernetwork`, `LoRA` or, for anything else, `base checkpoint`."""
-    from ..formats import identity_file, predictor_file
+    """What it holds: `identity`, `predictor`, `LoRA` or, for anything else, `base checkpoint`."""
+    from ...formats import identity_file, predictor_file
+    from ...formats.foreign.lora_names import looks_like_an_adapter
 
     found = metadata.get("kind")
     if found == identity_file.KIND or any("lidb_" in name for name in names):
         return "identity"
     if found == predictor_file.KIND:
-        return "hypernetwork"
-    if any(name.endswith((".lora_down.weight", ".lora_A.weight")) for name in names):
+        return "predictor"
+    # A file without tensors is left to the LoRA's reader, which says so.
+    if looks_like_an_adapter(names) or not (names or found):
         return "LoRA"
     return f"{found} file" if found else "base checkpoint"
 
 
 def _describe_identity(path: Path) -> dict[str, Any]:
-    from ..formats.identity_file import inspect_identity, read_identity
+    from ...formats.identity_file import inspect_identity, read_identity
 
     report = inspect_identity(path)
     if not report["readable"]:
@@ -95,31 +115,38 @@ def _describe_identity(path: Path) -> dict[str, Any]:
     return report
 
 
-def _describe_hypernetwork(path: Path) -> dict[str, Any]:
-    from ..config import config_to_json
-    from ..pipelines.predictors.stored_hypernetwork import load_hypernetwork
+def _describe_predictor(path: Path) -> dict[str, Any]:
+    from ...config import config_to_json
+    from ...pipelines.predictors.predictor import open_predictor
 
-    stored = load_hypernetwork(path)
+    predictor = open_predictor(path)
     return {
-        "parameters": sum(parameter.numel() for parameter in stored.network.parameters()),
-        **config_to_json(stored.network.config),
-        "base_fingerprint": stored.base_fingerprint,
-        "training": dict(stored.training),
+        "family": predictor.family,
+        "parameters": sum(parameter.numel() for parameter in predictor.network.parameters()),
+        "wants": config_to_json(predictor.wants),
+        "base_fingerprint": predictor.fingerprint,
+        "training": dict(predictor.training),
     }
 
 
 def _describe_lora(path: Path) -> dict[str, Any]:
-    from ..formats.lora_file import read_lora
+    from ...formats.lora_file import read_lora_file
 
-    family, pairs = read_lora(path)
-    ranks = sorted({pair.rank for pair in pairs.values()})
-    return {"family": family, "layers": len(pairs), "rank": ranks[0] if len(ranks) == 1 else ranks}
+    found = read_lora_file(path)
+    ranks = sorted({pair.rank for pair in found.pairs.values()})
+    return {
+        "family": found.family,
+        "layers": len(found.pairs),
+        "rank": ranks[0] if len(ranks) == 1 else ranks,
+        "trigger_phrases": "; ".join(found.trigger_phrases),
+        "left_out": ", ".join(found.left_out[:5]) + (", ..." if len(found.left_out) > 5 else ""),
+    }
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    from ..bases import detect_family
-    from ..errors import BaseMismatchError
-    from ..pipelines.diffusers.building import tensor_shapes
+    from ...bases import detect_family
+    from ...errors import BaseMismatchError
+    from ...pipelines.diffusers.building import tensor_shapes
 
     shapes = tensor_shapes(path)
     try:
@@ -134,7 +161,7 @@ def _describe_other(path: Path) -> dict[str, Any]:
 
 
 def _describe_folder(path: Path) -> dict[str, Any]:
-    from ..pipelines.diffusers.loading import load_base
+    from ...pipelines.diffusers.loading import load_base
 
     base = load_base(path)
     return {
@@ -151,7 +178,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _describe_picture(path: Path) -> dict[str, Any]:
-    from ..pictures.files import read_picture
+    from ...pictures.files import read_picture
 
     picture = read_picture(path)
     height, width = picture.pixels.shape[-2:]
@@ -160,7 +187,7 @@ def _describe_picture(path: Path) -> dict[str, Any]:
 
 _DESCRIPTIONS = {
     "identity": _describe_identity,
-    "hypernetwork": _describe_hypernetwork,
+    "predictor": _describe_predictor,
     "LoRA": _describe_lora,
     "base checkpoint": _describe_checkpoint,
 }

@@ -1,0 +1,136 @@
+"""The flags of every command that works on a base: which one, where it runs, and what the pictures show besides."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..bases import BaseFamily
+    from ..faces.prepared_faces import Faces
+    from ..pipelines.diffusers.diffusers_base import DiffusersBase
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="cpu, cuda, mps ... (default: auto, cuda where there is one)"
+    )
+
+
+def add_base_flags(parser: argparse.ArgumentParser) -> None:
+    """Which base, and where it runs."""
+    parser.add_argument(
+        "--base",
+        default="miniature",
+        metavar="BASE",
+        help="'miniature', a diffusers folder or a .safetensors checkpoint (default: miniature)",
+    )
+    add_device_flag(parser)
+    parser.add_argument(
+        "--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="numbers of the base (default: fp32)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseChoice:
+    """What `add_base_flags` asks for."""
+
+    source: str
+    device: str
+    dtype: str
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> BaseChoice:
+        """Of a command line."""
+        return cls(source=arguments.base, device=arguments.device, dtype=arguments.dtype)
+
+    @property
+    def family(self) -> BaseFamily:
+        """Its family, without loading it."""
+        from ..pipelines.diffusers.loading import base_family
+
+        return base_family(self.source)
+
+    def load(self) -> DiffusersBase:
+        """The base."""
+        import torch
+
+        from ..pipelines.diffusers.loading import load_base
+
+        dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        return load_base(self.source, device_named(self.device), dtypes[self.dtype])
+
+
+def device_named(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    import torch
+
+    from ..errors import ConfigError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].strip(" .")
+        raise ConfigError(f"device {name!r} cannot be used here ({reason}); use --device cpu") from error
+    return device
+
+
+def add_out_flag(parser: argparse.ArgumentParser, default: str) -> None:
+    """The one file that a command writes."""
+    parser.add_argument(
+        "--out", type=Path, default=Path(default), metavar="FILE", help=f"file to write (default: {default})"
+    )
+
+
+def add_caption_flag(parser: argparse.ArgumentParser) -> None:
+    """What the pictures show besides the subject."""
+    parser.add_argument(
+        "--caption",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what a picture shows besides the subject, such as 'smiling, at the beach', so that polishing does not "
+        "take it for a part of the subject; 'auto' lets the base read it off, 'none' says nothing; once for each "
+        "picture, or one of these two for all (default: auto where the base's words are on record, else none)",
+    )
+
+
+def captions_of(given: list[str], base: DiffusersBase, faces: Faces) -> tuple[str, ...] | None:
+    """The captions that --caption asks for; None leaves it to the job to read them off.
+
+    Raises:
+        ConfigError: 'auto' where the base's words are not on record.
+    """
+    from ..errors import ConfigError
+    from ..miniature.companions import companions_of
+
+    if not given:
+        return None
+    if given == ["none"]:
+        return ()
+    count = len(faces.used)
+    if given == ["auto"]:
+        given = given * count
+    if "auto" not in given or len(given) != count:
+        # Of a wrong number polishing says so.
+        return tuple("" if one == "none" else one for one in given)
+    companions = companions_of(base.family.name)
+    if companions.describe is None:
+        raise ConfigError(
+            f"caption 'auto' chooses among the words the base was taught, and {base.family.title}'s are not on record; "
+            "write what each picture shows, such as --caption 'smiling, at the beach'"
+        )
+    described = companions.read_captions(base, faces.at(base.family.picture_size))
+    return tuple({"auto": read, "none": ""}.get(one, one) for one, read in zip(given, described, strict=True))

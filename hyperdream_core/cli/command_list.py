@@ -1,0 +1,104 @@
+"""The list of commands; nothing heavy is loaded until one is chosen."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from .commands import (
+    draw,
+    evaluate,
+    export,
+    inspect,
+    miniature_build,
+    miniature_render,
+    personalize,
+    polish,
+    predict,
+    prepare,
+)
+from .console import Console, Outcome
+
+AddFlags = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace, Console], Outcome]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `hyperdream`."""
+
+    summary: str
+    add_flags: AddFlags
+    run: Run | None
+    """None if only the commands below it run"""
+    usage: str = ""
+    """what it cannot do without"""
+    details: str = ""
+    older: str = ""
+    """what it was called in 0.1.0; still understood"""
+    below: Mapping[str, Command] = field(default_factory=dict)
+    """the commands that follow it as a second word"""
+
+    @property
+    def description(self) -> str:
+        return self.details or f"{self.summary[0].upper()}{self.summary[1:]}."
+
+
+def _no_flags(parser: argparse.ArgumentParser) -> None:
+    """None of its own."""
+
+
+COMMANDS = {
+    "personalize": Command(
+        "pictures of a subject to an identity, a LoRA, pictures, a grid and a report",
+        personalize.add_flags,
+        personalize.run,
+        "PICTURE [PICTURE ...] --prompt TEXT [TEXT ...]",
+        "Predict the subject's identity, polish it, draw the prompts with it, and write everything to a folder.",
+    ),
+    "prepare": Command(
+        "photographs to upright face crops, and what is wrong with them",
+        prepare.add_flags,
+        prepare.run,
+        "PICTURE [PICTURE ...]",
+        "Find the faces, choose and align one in each picture, and say what speaks against it as a reference.",
+    ),
+    "predict": Command("pictures to an identity, in one pass", predict.add_flags, predict.run, "PICTURE [PICTURE ...]"),
+    "polish": Command(
+        "sharpen an identity on its pictures, or make one from scratch",
+        polish.add_flags,
+        polish.run,
+        "PICTURE [PICTURE ...]",
+        older="finetune",
+    ),
+    "draw": Command(
+        "pictures of prompts, with an identity, a LoRA or the base alone",
+        draw.add_flags,
+        draw.run,
+        "--prompt TEXT [TEXT ...]",
+        older="sample",
+    ),
+    "export": Command("write an identity as a LoRA for other programs", export.add_flags, export.run, "IDENTITY"),
+    "inspect": Command(
+        "say what a file is, or why it is refused",
+        inspect.add_flags,
+        inspect.run,
+        "FILE [FILE ...]",
+        "Say what an identity, predictor, LoRA, checkpoint or picture holds. Refused files give exit code 1.",
+    ),
+    "evaluate": Command("judge all methods on the miniature's unseen people", evaluate.add_flags, evaluate.run),
+    "miniature": Command(
+        "build the embedded world's weights, or render its portraits",
+        _no_flags,
+        None,
+        below={
+            "build": Command(
+                "train everything under weights/miniature from nothing; resumable",
+                miniature_build.add_flags,
+                miniature_build.run,
+            ),
+            "render": Command("draw portraits of invented subjects", miniature_render.add_flags, miniature_render.run),
+        },
+    ),
+}

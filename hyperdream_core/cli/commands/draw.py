@@ -1,0 +1,159 @@
+"""`hyperdream draw`: prompts to pictures, with an identity, a LoRA or the base alone."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..base_flags import BaseChoice, add_base_flags
+from ..console import Console, Outcome
+from ..flags import add_config_flags, config_from_flags, whole_number
+from ..prompt_flags import Prompts, add_prompt_flags
+
+if TYPE_CHECKING:
+    from ...pipelines.drawing.draw import DrawConfig
+    from ...pipelines.drawing.subjects import OneAdapter
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `draw`."""
+    from ...pipelines.drawing.draw import DrawConfig
+
+    parser.add_argument(
+        "--identity", type=Path, metavar="FILE", help="identity or LoRA of the subject (default: the base alone)"
+    )
+    parser.add_argument(
+        "--identifier",
+        default="",
+        metavar="WORD",
+        help="trigger word of a LoRA, in the place of [V] (default: what the file says, if it says one)",
+    )
+    parser.add_argument(
+        "--neutral",
+        type=Path,
+        metavar="FILE",
+        help="identity predicted from a plain grey picture, which guidance 'reference-null' leads away from",
+    )
+    add_prompt_flags(parser)
+    parser.add_argument(
+        "--count", type=whole_number, default=1, metavar="N", help="pictures of each prompt (default: 1)"
+    )
+    add_base_flags(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder to write to (default: pictures)"
+    )
+    add_config_flags(parser, DrawConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    identity: Path | None
+    identifier: str
+    neutral: Path | None
+    prompts: Prompts
+    count: int
+    base: BaseChoice
+    config: DrawConfig
+    out: Path
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Outcome:
+    """Prompts to PNG files."""
+    from ...errors import ConfigError
+    from ...pipelines.drawing.draw import DrawConfig
+
+    config = config_from_flags(DrawConfig, arguments)
+    if arguments.count < 1:
+        raise ConfigError(f"count must be 1 or more, got {arguments.count}")
+    job = _Job(
+        identity=arguments.identity,
+        identifier=arguments.identifier,
+        neutral=arguments.neutral,
+        prompts=Prompts.of(arguments),
+        count=arguments.count,
+        base=BaseChoice.of(arguments),
+        config=config,
+        out=arguments.out,
+    )
+    return _draw(job, console)
+
+
+def _draw(job: _Job, console: Console) -> Outcome:
+    from ...pictures.files import save_image
+    from ...pipelines.drawing.draw import draw
+    from ...pipelines.drawing.subjects import Subject
+
+    results = console.open_results(job.out)
+    family = job.base.family.name if job.identity or job.neutral else None
+    found = _read_adapter(job.identity, family, job.identifier, console)
+    neutral = _read_adapter(job.neutral, family, "", console).adapter
+    subject = None
+    if found.adapter is not None:
+        subject = Subject(adapter=found.adapter, identifier=found.identifier, neutral=neutral)
+    prompts = job.prompts.resolved(found.identifier, found.class_noun, needs_subject=found.is_called)
+    base = job.base.load()
+    job.prompts.check_words(prompts, found.identifier, base.family.name)
+    prompts = [prompt for prompt in prompts for _ in range(job.count)]
+    with console.progress("drawing") as progress:
+        pictures = draw(base, prompts, subject, job.config, progress).cpu()
+    made = []
+    for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+        facts = {"prompt": prompt, "seed": str(job.config.seed + index)}
+        name = f"{index + 1:02d}-{_file_name(prompt)}.png"
+        path = results.keep(name, partial(save_image, image=picture, texts=facts))
+        made.append({"file": str(path), "prompt": prompt, "seed": job.config.seed + index})
+    results.close()
+    return Outcome({"pictures": made}, "\n".join(str(one["file"]) for one in made))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """An adapter from a file, and how prompts call its subject."""
+
+    adapter: OneAdapter = None
+    identifier: str = "sks"
+    class_noun: str = "face"
+    is_called: bool = False
+    """whether prompts must name it"""
+
+
+def _read_adapter(path: Path | None, family: str | None, identifier: str, console: Console) -> _Read:
+    """The adapter in an identity or LoRA file for a base of that family; `identifier` is the user's word for it."""
+    from ...errors import BaseMismatchError, FileFormatError
+    from ...formats.identity_file import read_identity
+    from ...formats.lora_file import read_lora_file
+    from .inspect import header, kind_of
+
+    if path is None:
+        return _Read(identifier=identifier or "sks")
+    metadata, names = header(path)
+    kind = kind_of(metadata, names)
+    if kind == "LoRA":
+        found = read_lora_file(path, family)
+        if found.note:
+            console.say(f"{path.name}: {found.note}")
+        # Only our own files say which word is the identifier; a stranger's phrase is taken whole, and none is made up.
+        return _Read(
+            adapter=found.pairs,
+            identifier=identifier or found.identifier or " ".join(found.trigger_phrases),
+            class_noun=found.class_noun or "face",
+            is_called=bool(identifier or found.identifier),
+        )
+    if kind == "predictor":
+        raise FileFormatError(path, "is a predictor, but an identity or a LoRA is expected. Run predict with it first.")
+    identity = read_identity(path)
+    if family is not None and identity.family != family:
+        raise BaseMismatchError(
+            f"{path.name}: was made for {identity.family!r}, but the base is {family!r}; load a base of "
+            f"{identity.family!r}"
+        )
+    word = identifier or identity.identifier
+    return _Read(adapter=identity, identifier=word, class_noun=identity.class_noun, is_called=True)
+
+
+def _file_name(prompt: str) -> str:
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"

@@ -1,0 +1,99 @@
+"""`hyperdream polish`: an identity sharpened on its pictures, or made of them from scratch."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base_flags import BaseChoice, add_base_flags, add_caption_flag, add_out_flag, captions_of
+from ..console import Console, Outcome, identity_outcome
+from ..flags import add_config_flags, config_from_flags, whole_number
+from ..reference_flags import References, add_reference_flags
+
+if TYPE_CHECKING:
+    from ...pipelines.polishing.polish import PolishConfig
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `polish`."""
+    from ...pipelines.polishing.polish import PolishConfig
+
+    add_reference_flags(parser)
+    add_caption_flag(parser)
+    parser.add_argument("--start", type=Path, metavar="IDENTITY", help="prediction to polish (default: from scratch)")
+    parser.add_argument(
+        "--size",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="side of the pictures, px (default: 0, the base's own)",
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to this file, and go on from it")
+    add_base_flags(parser)
+    add_out_flag(parser, "identity.safetensors")
+    add_config_flags(parser, PolishConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    references: References
+    captions: list[str]
+    base: BaseChoice
+    config: PolishConfig
+    start: Path | None
+    size: int
+    checkpoint: Path | None
+    out: Path
+
+
+def run(arguments: argparse.Namespace, console: Console) -> Outcome:
+    """Pictures and perhaps a prediction to a polished identity file; Ctrl-C keeps the best so far."""
+    from ...pipelines.polishing.polish import PolishConfig
+
+    job = _Job(
+        references=References.of(arguments),
+        captions=arguments.caption,
+        base=BaseChoice.of(arguments),
+        config=config_from_flags(PolishConfig, arguments),
+        start=arguments.start,
+        size=arguments.size,
+        checkpoint=arguments.checkpoint,
+        out=arguments.out,
+    )
+    return _polish(job, console)
+
+
+def _polish(job: _Job, console: Console) -> Outcome:
+    from ...formats.identity_file import read_identity, write_identity
+    from ...miniature.companions import companions_of
+    from ...pipelines.polishing.polish import polish
+
+    results = console.open_results(job.out.parent)
+    pictures = job.references.read()
+    start = read_identity(job.start) if job.start else None
+    family = job.base.family
+    noun = start.class_noun if start else job.config.class_noun
+    faces = job.references.prepare(console, pictures, family.name, noun)
+    base = job.base.load()
+    with console.progress("polishing") as progress:
+        captions = captions_of(job.captions, base, faces)
+        if captions is None:
+            captions = tuple(companions_of(family.name).read_captions(base, faces.at(family.picture_size)))
+        references = faces.at(job.size or family.picture_size)
+        result = polish(base, references, start, job.config, progress, job.checkpoint, captions)
+    path = results.keep(job.out.name, lambda path: write_identity(path, result.identity))
+    results.close()
+    facts: dict[str, Any] = {
+        "steps": len(result.losses),
+        "seconds": round(result.seconds, 2),
+        "last_loss": result.losses[-1] if result.losses else None,
+        "stopped": result.cancelled,
+        "captions": list(captions),
+        "faces": faces.prepared.report(),
+    }
+    if result.cancelled:
+        steps = job.config.steps_from(start is not None)
+        console.say(f"stopped after {len(result.losses)} of {steps} steps; the best so far is kept: {path}")
+    return identity_outcome(path, result.identity, facts, stopped=result.cancelled)
