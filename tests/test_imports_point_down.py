@@ -32,6 +32,7 @@ HEIGHT = {
     "faces": 6,
     "pipelines": 7,
     "miniature": 8,
+    "verbs": 9,
     "cli": 9,
     "__main__": 10,
     "": 10,
