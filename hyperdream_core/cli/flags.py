@@ -36,25 +36,22 @@ def add_config_flags(
             continue
         default = field.default if field.default_factory is MISSING else field.default_factory()
         flag = (rename or {}).get(field.name, field.name).replace("_", "-")
-        parser.add_argument(
-            f"--{flag}",
-            *_OLDER.get(flag, ()),
-            # Left out unless given, so that the configuration's own defaults are the only ones.
-            default=argparse.SUPPRESS,
-            dest=_destination(cls, field.name),
-            help=_help_text(texts.get(field.name, ""), default),
-            required=default is MISSING,
-            **_how_to_read(_without_none(hints[field.name])),
-        )
+        # Left out unless given, so that the configuration's own defaults are the only ones.
+        how: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": _destination(cls, field.name)}
+        how |= _how_to_read(_without_none(hints[field.name]))
+        shown = _help_text(texts.get(field.name, ""), default)
+        parser.add_argument(f"--{flag}", help=shown, required=default is MISSING, **how)
+        if flag in _OLDER:
+            parser.add_argument(_OLDER[flag], help=argparse.SUPPRESS, **how)
 
 
 _OLDER = {
-    "polish-steps": ("--finetune-steps",),
-    "polish-batch": ("--finetune-batch",),
-    "draw-steps": ("--sample-steps",),
-    "draw-batch": ("--sample-batch",),
+    "polish-steps": "--finetune-steps",
+    "polish-batch": "--finetune-batch",
+    "draw-steps": "--sample-steps",
+    "draw-batch": "--sample-batch",
 }
-"""What flags were called in 0.1.0; still understood."""
+"""What flags were called in 0.1.0; still understood, and not shown."""
 
 
 def config_from_flags(cls: type[Config], arguments: argparse.Namespace, **known: Any) -> Config:

@@ -45,7 +45,7 @@ def test_a_picture_that_is_none_is_refused(
     bad, out = tmp_path / "bad.png", tmp_path / "old.safetensors"
     bad.write_bytes(picture.read_bytes()[:-900] if content is None else content)
     out.write_bytes(b"earlier")
-    assert said in refused("predict", picture, bad, "--hypernetwork", predictor, "--out", out)
+    assert said in refused("predict", picture, bad, "--predictor", predictor, "--out", out)
     assert out.read_bytes() == b"earlier"
 
 
@@ -63,7 +63,7 @@ def test_an_unusual_picture_is_used(run: Callable, mode: str, picture: Path, pre
         Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257).save(path)
     else:
         plain.convert(mode).save(path)
-    ran = run("predict", path, "--hypernetwork", predictor, "--out", tmp_path / "identity.safetensors")
+    ran = run("predict", path, "--predictor", predictor, "--out", tmp_path / "identity.safetensors")
     assert ran.code == 0, ran.error
     assert ("note: " in ran.error) == (mode == "animated")
 
@@ -119,27 +119,27 @@ def test_an_identity_for_another_base_is_refused(
 ) -> None:
     write_identity(tmp_path / "foreign.safetensors", identity_of("sd15"))
     words = ("--identity", tmp_path / "foreign.safetensors", "--base", base_folder, "--out", tmp_path / "out")
-    assert "made for 'sd15', but the base is 'miniature'" in refused("sample", "--prompt", "a [V] face", *words)
+    assert "made for 'sd15', but the base is 'miniature'" in refused("draw", "--prompt", "a [V] face", *words)
 
 
 def test_a_checkpoint_of_an_unknown_family_is_refused(refused: Callable, run: Callable, tmp_path: Path) -> None:
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4)}, tmp_path / "odd.safetensors")
-    said = refused("sample", "--prompt", "a face", "--base", tmp_path / "odd.safetensors", "--out", tmp_path / "out")
+    said = refused("draw", "--prompt", "a face", "--base", tmp_path / "odd.safetensors", "--out", tmp_path / "out")
     assert "odd.safetensors" in said and "none of the known families" in said
     assert run("inspect", tmp_path / "odd.safetensors").code == 1
 
 
 def test_what_is_not_there_is_named(refused: Callable, picture: Path, predictor: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone.safetensors"
-    assert str(tmp_path / "gone.png") in refused("predict", tmp_path / "gone.png", "--hypernetwork", predictor)
-    assert str(gone) in refused("predict", picture, "--hypernetwork", gone, "--out", tmp_path / "x.safetensors")
-    assert str(gone) in refused("sample", "--prompt", "a face", "--base", gone, "--out", tmp_path / "out")
+    assert str(tmp_path / "gone.png") in refused("predict", tmp_path / "gone.png", "--predictor", predictor)
+    assert str(gone) in refused("predict", picture, "--predictor", gone, "--out", tmp_path / "x.safetensors")
+    assert str(gone) in refused("draw", "--prompt", "a face", "--base", gone, "--out", tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     refused: Callable, picture: Path, predictor: Path
 ) -> None:
-    said = refused("predict", picture, "--hypernetwork", predictor, "--out", picture / "identity.safetensors")
+    said = refused("predict", picture, "--predictor", predictor, "--out", picture / "identity.safetensors")
     assert str(picture) in said and "cannot be written" in said
 
 
@@ -153,7 +153,7 @@ def test_a_prompt_without_the_subject_is_refused_with_a_proposal(
     run: Callable, refused: Callable, identity: Path, base_folder: Path, tmp_path: Path
 ) -> None:
     words = (
-        "sample",
+        "draw",
         "--prompt",
         "a face, sad",
         "--identity",
@@ -172,7 +172,7 @@ def test_a_prompt_without_the_subject_is_refused_with_a_proposal(
 def test_words_the_miniature_never_learnt_are_named(
     run: Callable, refused: Callable, base_folder: Path, tmp_path: Path
 ) -> None:
-    words = ("sample", "--prompt", "a face, juggling, sad", "--base", base_folder, "--out", tmp_path / "out")
+    words = ("draw", "--prompt", "a face, juggling, sad", "--base", base_folder, "--out", tmp_path / "out")
     said = refused(*words)
     assert "'juggling'" in said and "'sad'" not in said and "wearing a hat" in said and "--allow-unknown-words" in said
     assert run(*words, "--allow-unknown-words", "--size", "32", "--steps", "1").code == 0
@@ -189,7 +189,7 @@ def test_settings_out_of_range_are_refused(
     refused: Callable, words: tuple[str, ...], said: str, picture: Path, predictor: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "identity.safetensors"
-    assert said in refused("predict", picture, "--hypernetwork", predictor, "--out", out, *words)
+    assert said in refused("predict", picture, "--predictor", predictor, "--out", out, *words)
     assert not out.exists()
 
 
@@ -207,7 +207,7 @@ def test_guidance_that_cannot_be_is_refused_before_anything_is_loaded(
     refused: Callable, words: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert said in refused("sample", "--base", "nowhere", "--prompt", "a [V] face", "--out", out, *words)
+    assert said in refused("draw", "--base", "nowhere", "--prompt", "a [V] face", "--out", out, *words)
     assert not out.exists()
 
 
@@ -217,5 +217,5 @@ def test_a_lora_of_another_family_is_refused(
     write_identity(tmp_path / "large.safetensors", identity_of("sd15"))
     assert run("export", tmp_path / "large.safetensors").code == 0
     words = ("--base", base_folder, "--identity", tmp_path / "large-lora.safetensors", "--guidance", "hybrid")
-    said = refused("sample", "--prompt", "a [V] face", "--out", tmp_path / "out", *words)
+    said = refused("draw", "--prompt", "a [V] face", "--out", tmp_path / "out", *words)
     assert "large-lora.safetensors: " in said

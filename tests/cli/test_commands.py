@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hyperdream_core.cli.console import Console
 from hyperdream_core.formats.identity_file import read_identity
@@ -18,14 +19,14 @@ from hyperdream_core.identity import Identity
 from hyperdream_core.miniature.world.captions import ATTRIBUTES
 
 TINY = ("--size", "32", "--device", "cpu")
-POLISH = ("--finetune-steps", "2", "--rank", "2", "--finetune-batch", "1", "--crops", "0", "--caption", "none")
-DRAW = ("--sample-steps", "1", "--guidance-scale", "1")
+POLISH = ("--polish-steps", "2", "--rank", "2", "--polish-batch", "1", "--crops", "0", "--caption", "none")
+DRAW = ("--draw-steps", "1", "--guidance-scale", "1")
 
 
 @pytest.fixture
 def job(base_folder: Path, predictor: Path, picture: Path, tmp_path: Path) -> tuple[object, ...]:
     """The main command at its smallest, without prompts."""
-    where = ("--base", base_folder, "--hypernetwork", predictor, "--out", tmp_path / "out")
+    where = ("--base", base_folder, "--predictor", predictor, "--out", tmp_path / "out")
     return ("personalize", picture, *where, *TINY, *POLISH, *DRAW)
 
 
@@ -35,7 +36,7 @@ def test_what_the_picture_shows_is_said_or_read_off_it(
 ) -> None:
     out = tmp_path / "identity.safetensors"
     steps = ("--steps", "1", "--rank", "1", "--batch", "1", "--crops", "0")
-    ran = run("finetune", picture, "--base", base_folder, "--out", out, *TINY, *steps, "--caption", said, "--json")
+    ran = run("polish", picture, "--base", base_folder, "--out", out, *TINY, *steps, "--caption", said, "--json")
     assert ran.code == 0, ran.error
     (caption,) = ran.json["captions"] or [""]
     assert caption == used if used is not None else {"", *caption.split(", ")} <= {"", *chain(*ATTRIBUTES.values())}
@@ -71,7 +72,7 @@ def test_the_parts_make_one_chain(
     run: Callable, base_folder: Path, predictor: Path, picture: Path, tmp_path: Path
 ) -> None:
     predicted, polished, lora = (tmp_path / f"{name}.safetensors" for name in ("predicted", "polished", "lora"))
-    ran = run("predict", picture, "--hypernetwork", predictor, "--out", predicted)
+    ran = run("predict", picture, "--predictor", predictor, "--out", predicted)
     assert ran.code == 0 and str(predicted) in ran.out, ran.error
     steps = ("--steps", "1", "--rank", "2", "--batch", "1", "--crops", "0")
     ran = run("polish", picture, "--start", predicted, "--base", base_folder, "--out", polished, *TINY, *steps)
@@ -84,7 +85,7 @@ def test_the_parts_make_one_chain(
 
 
 @pytest.mark.parametrize("adapter", ["identity", "lora", "nothing"])
-def test_draw_draws_with_whatever_there_is(
+def test_draw_takes_with_whatever_there_is(
     run: Callable, adapter: str, base_folder: Path, identity: Path, tmp_path: Path
 ) -> None:
     files = {"identity": identity, "lora": tmp_path / "sofia-lora.safetensors"}
@@ -107,7 +108,7 @@ def test_draw_mixes_base_and_adapter(
 ) -> None:
     files = {"identity": identity, "lora": tmp_path / "sofia-lora.safetensors"}
     assert run("export", identity).code == 0
-    words = ("sample", "--base", base_folder, *TINY, "--steps", "2", "--prompt")
+    words = ("draw", "--base", base_folder, *TINY, "--steps", "2", "--prompt")
 
     def drawn(name: str, *flags: object) -> bytes:
         ran = run(*words, *flags, "--out", tmp_path / name, "--json")
@@ -119,6 +120,49 @@ def test_draw_mixes_base_and_adapter(
     base = drawn("base", "a face, sad", "--guidance-scale", "3")
     assert drawn("zero", "a [V] face, sad", *hybrid, "--subject-scale", "0") == base
     assert drawn("two", "a [V] face, sad", *hybrid, "--subject-scale", "2") != base
+
+
+@pytest.fixture
+def foreign(run: Callable, identity: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A LoRA as another trainer writes it, which states the given trigger phrase or, of an empty one, none."""
+
+    def foreign(phrase: str) -> Path:
+        lora = tmp_path / "lora.safetensors"
+        assert run("export", identity, "--out", lora).code == 0
+        metadata = {"ss_network_module": "networks.lora"} | ({"modelspec.trigger_phrase": phrase} if phrase else {})
+        save_file(load_file(lora), tmp_path / "foreign.safetensors", metadata)
+        return tmp_path / "foreign.safetensors"
+
+    return foreign
+
+
+@pytest.mark.parametrize(
+    ("phrase", "flags", "prompt", "drawn", "said"),
+    [
+        ("ohwx, woman", (), "a [V], sad", "a ohwx, woman, sad", "trigger phrase is 'ohwx, woman'"),
+        ("ohwx, woman", (), "a face, sad", "a face, sad", "trigger phrase is 'ohwx, woman'"),
+        ("ohwx, woman", ("--identifier", "ohwx"), "a [V] face", "a ohwx face", ""),
+        ("", (), "a face, sad", "a face, sad", "states no trigger word; the prompts are drawn as they are written"),
+        ("", ("--identifier", "ohwx"), "a [V] face", "a ohwx face", ""),
+    ],
+)
+def test_a_strangers_trigger_words_are_taken_as_they_stand(
+    run: Callable, foreign: Callable[[str], Path], base_folder: Path, tmp_path: Path,
+    phrase: str, flags: tuple[str, ...], prompt: str, drawn: str, said: str,
+) -> None:  # fmt: skip
+    words = ("--base", base_folder, *TINY, "--steps", "1", "--out", tmp_path / "out", "--allow-unknown-words")
+    ran = run("draw", "--identity", foreign(phrase), "--prompt", prompt, *words, *flags, "--json")
+    assert ran.code == 0, ran.error
+    assert ran.json["pictures"][0]["prompt"] == drawn
+    assert said in ran.error and (said or "trigger" not in ran.error)
+
+
+def test_a_trigger_word_that_nobody_has_named_is_not_invented(
+    refused: Callable, foreign: Callable[[str], Path], base_folder: Path, tmp_path: Path
+) -> None:
+    words = ("--base", base_folder, "--out", tmp_path / "out")
+    said = refused("draw", "--identity", foreign(""), "--prompt", "a [v] face", *words)
+    assert "'a [v] face' says [V]" in said and "name it with --identifier" in said
 
 
 def test_a_sweep_writes_table_figures_and_picture(
@@ -142,12 +186,12 @@ def test_a_sweep_writes_table_figures_and_picture(
     assert "add --out DIR" in refused("evaluate", "--sweep")
 
 
-def test_stopping_a_finetune_keeps_the_best_so_far(
+def test_stopping_polish_keeps_the_best_so_far(
     run: Callable, base_folder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Console, "progress", stopping_at_step_1)
     out = tmp_path / "identity.safetensors"
-    ran = run("finetune", picture, "--base", base_folder, "--out", out, *TINY, "--steps", "3", "--batch", "1")
+    ran = run("polish", picture, "--base", base_folder, "--out", out, *TINY, "--steps", "3", "--batch", "1")
     assert ran.code == 130 and "stopped after 1 of 3 steps" in ran.error and str(out) in ran.error
     assert read_identity(out).rank == 4
 
@@ -168,7 +212,7 @@ def test_a_disk_that_fills_up_does_not_lose_the_result(
     monkeypatch.setattr(adapter_file, "write_identity", write)
     out = tmp_path / "identity.safetensors"
     out.write_bytes(b"earlier")
-    said = refused("predict", picture, "--hypernetwork", predictor, "--out", out)
+    said = refused("predict", picture, "--predictor", predictor, "--out", out)
     kept = Path(said.rpartition("(kept: ")[2].removesuffix(")"))
     assert "No space left" in said and read_identity(kept).rank == 1 and out.read_bytes() == b"earlier"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hyperdream_core.cli import command_list, entry
+from hyperdream_core.cli.commands import inspect
 from hyperdream_core.errors import Cancelled, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,38 @@ def test_every_flag_has_help(name: str) -> None:
     missing = [action.option_strings or action.dest for action in below._actions if not action.help]
     assert name == "miniature" or not missing
     assert "(default: )" not in below.format_help()
+
+
+@pytest.mark.parametrize(
+    ("older", "name", "flags"),
+    [
+        ("finetune", "polish", ["a.png"]),
+        ("sample", "draw", ["--prompt", "x"]),
+        ("predict", "predict", ["a.png", "--hypernetwork", "b.safetensors"]),
+    ],
+)
+def test_what_commands_were_called_in_the_first_release_is_understood_and_not_shown(
+    older: str, name: str, flags: list[str]
+) -> None:
+    run = entry.build_parser([older]).parse_args([older, *flags]).run
+    assert run is command_list.COMMANDS[name].run
+    assert (older == name) == (older in entry.build_parser([name]).format_help())
+
+
+def test_flags_of_the_first_release_are_understood_and_not_shown() -> None:
+    from hyperdream_core.cli.flags import config_from_flags
+    from hyperdream_core.pipelines.drawing.draw import DrawConfig
+    from hyperdream_core.pipelines.polishing.polish import PolishConfig
+
+    older = ["--finetune-steps", "3", "--finetune-batch", "2", "--sample-steps", "5", "--sample-batch", "4"]
+    words = ["personalize", "a.png", "--prompt", "x", *older, "--hypernetwork", "none"]
+    parser = entry.build_parser(words)
+    arguments = parser.parse_args(words)
+    polish, draw = config_from_flags(PolishConfig, arguments), config_from_flags(DrawConfig, arguments)
+    assert (polish.steps, polish.batch, draw.steps, draw.batch, arguments.predictor) == (3, 2, 5, 4, "none")
+    help_text = parser._subparsers._group_actions[0].choices["personalize"].format_help()  # type: ignore[union-attr, index, call-overload]
+    assert "--polish-steps" in help_text and "--draw-batch" in help_text and "--predictor" in help_text
+    assert not any(flag in help_text for flag in ("finetune", "--sample-", "--hypernetwork"))
 
 
 @pytest.mark.parametrize(
@@ -82,9 +115,7 @@ def test_what_a_user_can_cause_is_one_sentence(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setitem(
-        command_list.COMMANDS, "inspect", command_list.Command("fail", command_list.COMMANDS["inspect"].add_flags, fail)
-    )  # type: ignore[arg-type]
+    monkeypatch.setitem(command_list.COMMANDS, "inspect", command_list.Command("fail", inspect.add_flags, fail))  # type: ignore[arg-type]
     ran = run("--json", "inspect", "x")
     assert (ran.code, ran.json["exit_code"]) == (code, code)
     assert said in ran.error and len(ran.error.splitlines()) == 1 and json.loads(ran.out)["message"] in ran.error
@@ -94,8 +125,6 @@ def test_a_mistake_of_ours_keeps_its_traceback(run: Callable, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setitem(
-        command_list.COMMANDS, "inspect", command_list.Command("fail", command_list.COMMANDS["inspect"].add_flags, fail)
-    )  # type: ignore[arg-type]
+    monkeypatch.setitem(command_list.COMMANDS, "inspect", command_list.Command("fail", inspect.add_flags, fail))  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run("inspect", "x")

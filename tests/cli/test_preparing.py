@@ -42,7 +42,7 @@ def test_prepare_stops_skips_or_goes_on_without_a_face(
 def test_the_miniature_takes_whole_pictures_unless_told_otherwise(
     run: Callable, refused: Callable, picture: Path, predictor: Path, tmp_path: Path
 ) -> None:
-    words = ("predict", picture, "--hypernetwork", predictor, "--out", tmp_path / "x.safetensors")
+    words = ("predict", picture, "--predictor", predictor, "--out", tmp_path / "x.safetensors")
     ran = run(*words, "--json")
     assert ran.json["faces"]["detector"].startswith("no detector") and ran.json["references"] == 1
     assert "shows no face" in refused(*words, "--detector", "cascade")
@@ -78,8 +78,8 @@ def test_likeness_is_measured_by_the_recogniser_that_was_named_and_never_a_failu
     from tests.tiny_onnx import write_recognizer
 
     recognizer = write_recognizer(tmp_path / "buffalo_l" / "w600k_r50.onnx")
-    where = ("--base", base_folder, "--hypernetwork", predictor, "--out", tmp_path / "out", "--device", "cpu")
-    few = ("--size", "32", "--finetune-steps", "0", "--sample-steps", "1", "--guidance-scale", "1")
+    where = ("--base", base_folder, "--predictor", predictor, "--out", tmp_path / "out", "--device", "cpu")
+    few = ("--size", "32", "--polish-steps", "0", "--draw-steps", "1", "--guidance-scale", "1")
     ran = run("personalize", picture, *where, *few, "--prompt", "a [V] face", "--recognizer", recognizer, "--json")
     assert ran.code == 0, ran.error
     assert ran.json["likeness"] == {} and ran.json["likeness_by"].startswith("not measured: no face was found")

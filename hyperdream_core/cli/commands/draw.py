@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,8 @@ def _draw(job: _Job, console: Console) -> Outcome:
     found = _read_adapter(job.identity, family, job.identifier, console)
     neutral = _read_adapter(job.neutral, family, "", console).adapter
     subject = None
+    if found.adapter is not None and not found.is_called:
+        console.note([_about_trigger(job.prompts.texts, found.identifier)])
     if found.adapter is not None:
         subject = Subject(adapter=found.adapter, identifier=found.identifier, neutral=neutral)
     prompts = job.prompts.resolved(found.identifier, found.class_noun, needs_subject=found.is_called)
@@ -153,6 +156,26 @@ def _read_adapter(path: Path | None, family: str | None, identifier: str, consol
         )
     word = identifier or identity.identifier
     return _Read(adapter=identity, identifier=word, class_noun=identity.class_noun, is_called=True)
+
+
+def _about_trigger(prompts: Sequence[str], phrase: str) -> str:
+    """What to say about a stranger's LoRA, whose word nobody has named.
+
+    Raises:
+        PromptError: a prompt asks for that word, and the file states none.
+    """
+    from ...errors import PromptError
+    from ...pipelines.prompts import PLACEHOLDER
+
+    if phrase:
+        return f"the LoRA's own trigger phrase is {phrase!r}; it stands for {PLACEHOLDER} in the prompts"
+    for prompt in prompts:
+        if PLACEHOLDER.lower() in prompt.lower():
+            raise PromptError(
+                f"the prompt {prompt!r} says {PLACEHOLDER}, but the LoRA states no trigger word that could take its "
+                "place; name it with --identifier, or write the prompt without it"
+            )
+    return "the LoRA states no trigger word; the prompts are drawn as they are written"
 
 
 def _file_name(prompt: str) -> str:

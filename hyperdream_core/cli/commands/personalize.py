@@ -40,11 +40,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_base_flags(parser)
     parser.add_argument(
         "--predictor",
-        "--hypernetwork",
         metavar="FILE",
         help="predictor for the base, or 'none' to polish from scratch (default: the one that is shipped for the base, "
         "if there is one)",
     )
+    parser.add_argument("--hypernetwork", dest="predictor", help=argparse.SUPPRESS)
     parser.add_argument(
         "--seed", type=whole_number, default=0, metavar="N", help="of polishing and drawing (default: 0)"
     )

@@ -21,9 +21,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     add_reference_flags(parser)
     parser.add_argument(
-        "--predictor", "--hypernetwork", default="miniature", metavar="FILE",
+        "--predictor", default="miniature", metavar="FILE",
         help="the predictor's file (default: the miniature's own)",
     )  # fmt: skip
+    parser.add_argument("--hypernetwork", dest="predictor", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_device_flag(parser)
     add_out_flag(parser, "identity.safetensors")
     add_config_flags(parser, PredictConfig)
