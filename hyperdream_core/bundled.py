@@ -6,6 +6,9 @@ from pathlib import Path
 
 from .errors import FileFormatError
 
+SHIPPED = "miniature"
+"""The family whose base and predictor come along; taken where nobody names another."""
+
 _BESIDE_CORE = Path(__file__).resolve().parents[1]
 
 

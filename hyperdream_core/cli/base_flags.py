@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bundled import SHIPPED
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,9 +28,9 @@ def add_base_flags(parser: argparse.ArgumentParser) -> None:
     """Which base, and where it runs."""
     parser.add_argument(
         "--base",
-        default="miniature",
+        default=SHIPPED,
         metavar="BASE",
-        help="'miniature', a diffusers folder or a .safetensors checkpoint (default: miniature)",
+        help=f"{SHIPPED!r}, a diffusers folder or a .safetensors checkpoint (default: {SHIPPED})",
     )
     add_device_flag(parser)
     parser.add_argument(

@@ -143,16 +143,7 @@ def prepare_references(
     config = config or PrepareConfig()
     if not pictures:
         raise ReferenceImageError("no reference picture given, expected at least one; name a picture file")
-    if found is not None and len(found) != len(pictures):
-        raise ConfigError(
-            f"faces of {len(found)} pictures were handed in for {len(pictures)} pictures; give both alike"
-        )
-    notes: tuple[str, ...] = ()
-    if found is not None:
-        detectors: list[FaceDetector] = [HandedInFaces(tuple(faces)) for faces in found]
-    else:
-        detector, notes = open_detector(config.detector, config.face_models)
-        detectors = [detector] * len(pictures)
+    detectors, notes = _detectors(config, found, len(pictures))
     prepared = []
     for number, (picture, detector) in enumerate(zip(pictures, detectors, strict=True), start=1):
         place = f"reference {number} of {len(pictures)} ({_called(picture)})"
@@ -173,6 +164,18 @@ def prepare_references(
         agreement=agreement,
         notes=(*notes, *said, *warnings),
     )
+
+
+def _detectors(
+    config: PrepareConfig, found: Sequence[Sequence[Face]] | None, pictures: int
+) -> tuple[list[FaceDetector], tuple[str, ...]]:
+    """Who finds the faces of each picture, and what to say about that choice."""
+    if found is None:
+        detector, notes = open_detector(config.detector, config.face_models)
+        return [detector] * pictures, notes
+    if len(found) != pictures:
+        raise ConfigError(f"faces of {len(found)} pictures were handed in for {pictures} pictures; give both alike")
+    return [HandedInFaces(tuple(faces)) for faces in found], ()
 
 
 def _prepare(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -115,12 +116,12 @@ def make_identity(
         with _timed(seconds, "predict"):
             predicted = predictor.predict(faces, config.predict, config.polish.seed)[0]
             neutral = predictor.neutral(config.predict) if config.neutral else None
+    made = partial(MadeIdentity, predicted=predicted, neutral=neutral, seconds=seconds)
     polishing = _with_steps(config, predicted)
     if polishing.steps == 0:
         assert predicted is not None, "check_job refuses a job without prediction and steps"
-        return MadeIdentity(identity=predicted, predicted=predicted, neutral=neutral, seconds=seconds)
+        return made(identity=predicted)
     size = config.size or base.family.picture_size
-    captions: tuple[str, ...] = ()
     try:
         with _timed(seconds, "polish"), watch.stage("polish") as progress, _out_of_memory(size, polishing):
             captions = _captions(base, faces, config, companions)
@@ -131,16 +132,8 @@ def make_identity(
         if predicted is None:
             raise
         # Stopped between the prediction and the first step.
-        return MadeIdentity(identity=predicted, predicted=predicted, neutral=neutral, seconds=seconds, cancelled=True)
-    return MadeIdentity(
-        identity=result.identity,
-        predicted=predicted,
-        neutral=neutral,
-        losses=result.losses,
-        captions=captions,
-        seconds=seconds,
-        cancelled=result.cancelled,
-    )
+        return made(identity=predicted, cancelled=True)
+    return made(identity=result.identity, losses=result.losses, captions=captions, cancelled=result.cancelled)
 
 
 def check_job(family: str, config: MakeIdentityConfig, predictor: Predictor | None) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...bundled import SHIPPED
 from ..base_flags import add_device_flag, add_out_flag, device_named
 from ..console import Console, Outcome, identity_outcome
 from ..flags import add_config_flags, config_from_flags
@@ -21,8 +22,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     add_reference_flags(parser)
     parser.add_argument(
-        "--predictor", default="miniature", metavar="FILE",
-        help="the predictor's file (default: the miniature's own)",
+        "--predictor", default=SHIPPED, metavar="FILE",
+        help=f"the predictor's file (default: the one that is shipped, for {SHIPPED!r})",
     )  # fmt: skip
     parser.add_argument("--hypernetwork", dest="predictor", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_device_flag(parser)

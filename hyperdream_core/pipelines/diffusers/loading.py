@@ -11,20 +11,18 @@ import torch
 from torch import nn
 
 from ...bases import BaseFamily, detect_family
-from ...bundled import bundled_weights
+from ...bundled import SHIPPED, bundled_weights
 from ...errors import BaseMismatchError, FileFormatError
 from .building import deep_autoencoder, fill_model, noise_process_of, require_diffusers, tensor_shapes
 from .diffusers_base import DiffusersBase
 from .single_file import load_single_file
-
-MINIATURE = "miniature"
 
 _LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 _OLD_WEIGHTS = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
 def load_base(
-    path: str | Path = MINIATURE, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: str | Path = SHIPPED, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> DiffusersBase:
     """The base model at a path, without any network access.
 
@@ -49,7 +47,7 @@ def load_base(
     return base
 
 
-def base_family(path: str | Path = MINIATURE) -> BaseFamily:
+def base_family(path: str | Path = SHIPPED) -> BaseFamily:
     """The family of the base that `load_base` would load, from headers alone: in a moment, whatever its size.
 
     Raises:
@@ -67,13 +65,13 @@ def base_family(path: str | Path = MINIATURE) -> BaseFamily:
 
 
 def _place(path: str | Path) -> Path:
-    if str(path) == MINIATURE:
-        path = bundled_weights() / "miniature" / "base"
+    if str(path) == SHIPPED:
+        path = bundled_weights() / SHIPPED / "base"
     path = Path(path)
     if not path.exists():
         raise FileFormatError(
             path,
-            f"there is no such base at {path}, but 'miniature', a diffusers folder or a .safetensors checkpoint is "
+            f"there is no such base at {path}, but {SHIPPED!r}, a diffusers folder or a .safetensors checkpoint is "
             "expected; check the path",
         )
     return path

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...bases import BaseFamily, detect_family
 from ...bases.family import TextEncoderShape
-from ...bundled import bundled_weights
+from ...bundled import SHIPPED, bundled_weights
 from ...errors import BaseMismatchError, FileFormatError
 from ...models.small_autoencoder import LikeDiffusers
 from .building import deep_autoencoder, fill_model, noise_process_of, tensor_shapes
@@ -232,7 +232,7 @@ def _tokenizer(encoder: TextEncoderShape) -> Any:
     """CLIP's, the same for every family; OpenCLIP pads with its first token."""
     from transformers import CLIPTokenizer
 
-    folder = bundled_weights() / "miniature" / "base" / "tokenizer"
+    folder = bundled_weights() / SHIPPED / "base" / "tokenizer"
     padding = {"pad_token": "!"} if encoder.is_open_clip else {}
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **padding)
 

@@ -81,7 +81,9 @@ def open_predictor(
         FileFormatError: the file is damaged, foreign, or of a kind this release does not know.
         MissingDependencyError: it needs a package that is not installed.
     """
-    path = (bundled_predictor(source) if isinstance(source, str) else None) or Path(source)
+    path = Path(source)
+    if isinstance(source, str) and not path.is_file():
+        path = bundled_predictor(source) or path
     kind = read_names(path)[0].get("kind", "")
     if kind not in KINDS:
         holds = f"holds {kind!r}" if kind else "does not say what it holds"
