@@ -31,8 +31,8 @@ class ApplyIdentity(io.ComfyNode):
             node_id="HyperDreamApplyIdentity",
             display_name="Apply Identity",
             category="HyperDream",
-            description="Makes the model draw the person of this identity wherever the prompt names them, as in "
-            "'a sks face, smiling'. The model that comes in stays as it is.",
+            description="Makes the model draw this person wherever the prompt has their trigger word, as in 'a "
+            "sks face, smiling'. The input model is not changed.",
             inputs=_inputs(),
             outputs=_outputs(),
         )
@@ -52,7 +52,7 @@ class ApplyIdentityAdvanced(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         parts = [
             strength_dial(
-                part, f"Factor on the strength in {place}; 1 leaves it as it is, 0 switches the identity off there."
+                part, f"Multiplies the strength in {place}; 1 leaves it as it is, 0 switches the identity off there."
             )
             for part, place in (
                 ("down", "the first half of the UNet, which settles the picture's layout"),
@@ -115,13 +115,13 @@ class ApplyIdentityAdvanced(io.ComfyNode):
 
 def _inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="The checkpoint to personalise, of the family the identity was made for."),
+        io.Model.Input("model", tooltip="The checkpoint to personalize, of the family the identity was made for."),
         io.Clip.Input("clip", tooltip="Its text encoder, which reads the prompt."),
         IDENTITY.Input("identity", tooltip="From Predict, Polish, Load or Blend."),
         strength_dial(
             "strength",
-            "How much of the identity: 1 is as it was made, 0 is the model alone. Lower it if the pictures "
-            "follow the prompt too little.",
+            "How much of the identity: 1 is as it was made, 0 is the model alone. Lower it if the "
+            "pictures do not follow the prompt enough.",
         ),
     ]
 

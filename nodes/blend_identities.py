@@ -19,8 +19,8 @@ class BlendIdentities(io.ComfyNode):
             node_id="HyperDreamBlendIdentities",
             display_name="Blend Identities",
             category="HyperDream",
-            description="Mixes two people into a third, exactly between them. Both identities must be for the same "
-            "kind of checkpoint.",
+            description="Mixes two people into a third, anywhere between them. Both identities must be for the "
+            "same kind of checkpoint.",
             inputs=[
                 IDENTITY.Input("first", tooltip="One person."),
                 IDENTITY.Input("second", tooltip="The other."),
@@ -28,7 +28,9 @@ class BlendIdentities(io.ComfyNode):
                     "share", "How much of the second person: 0 is the first alone, 1 the second alone.", default=0.5
                 ),
             ],
-            outputs=[IDENTITY.Output(display_name="identity", tooltip="The blend; its word is the first person's.")],
+            outputs=[
+                IDENTITY.Output(display_name="identity", tooltip="The blend; its trigger word is the first person's.")
+            ],
         )
 
     @classmethod

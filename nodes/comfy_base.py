@@ -40,8 +40,6 @@ class ComfyBase:
         self.family: BaseFamily = models.family_of(model)
         self.noise = models.noise_process_of(model)
         self.patcher = training.trainable(model)
-        self.latest: dict[str, LoraPair] = {}
-        """the adapters of the last call of `adapted`, without their gradients"""
         self._clip, self._vae = clip, vae
         self._bytes_needed, self._saves_memory, self._is_loaded = bytes_needed, saves_memory, False
         self._encoded: dict[str, Conditioning] = {}
@@ -87,6 +85,7 @@ class ComfyBase:
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
+        self.load()
         extra = {}
         if conditioning.pooled is not None and len(self.family.text_encoders) > 1:
             height, width = (side * self.family.vae_factor for side in latents.shape[-2:])
@@ -116,7 +115,6 @@ class ComfyBase:
             stack.enter_context(run.stop_as_cancelled())
             self.load()
             if unet:
-                self.latest = {name: LoraPair(p.down.detach(), p.up.detach()) for name, p in pairs.items()}
                 if self._saves_memory and torch.is_grad_enabled():
                     stack.enter_context(_recomputed(self.unet))
                 stack.enter_context(live(self.unet, unet, strength, samples_each))

@@ -33,12 +33,13 @@ def range_dials() -> list[Any]:
     return [
         share_dial(
             "start_percent",
-            "Where in sampling the identity sets in: 0 is the first step. Later leaves the composition to the base.",
+            "When in sampling the identity starts to act: 0 is the first step. Later leaves the "
+            "composition to the base.",
             default=0.0,
         ),
         share_dial(
             "end_percent",
-            "Where in sampling it ends: 1 is the last step. Earlier leaves fine texture to the base.",
+            "When in sampling it stops acting: 1 is the last step. Earlier leaves fine texture to the base.",
             default=1.0,
         ),
     ]

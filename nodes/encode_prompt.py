@@ -22,11 +22,11 @@ class EncodePrompt(io.ComfyNode):
             node_id="HyperDreamEncodePrompt",
             display_name="Encode Prompt with Identity",
             category="HyperDream",
-            description="Like CLIP Text Encode, but puts the word that stands for the person where you write [V]. If "
-            "the prompt names nobody, the person is put in and you are told.",
+            description="Like CLIP Text Encode, but puts the person's trigger word where you write [V]. If the "
+            "prompt does not name the person, the trigger word is added and you are told.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder, from Apply Identity."),
-                IDENTITY.Input("identity", tooltip="Whose word is put in."),
+                IDENTITY.Input("identity", tooltip="Whose trigger word to put in."),
                 subjects_prompt_box("text"),
             ],
             outputs=[

@@ -27,12 +27,12 @@ class ExportLora(io.ComfyNode):
             description="Writes an ordinary LoRA file into output/loras/hyperdream. ComfyUI's Load LoRA lists it after "
             "pressing R; A1111, Forge and diffusers read it too.",
             inputs=[
-                IDENTITY.Input("identity", tooltip="What to export."),
+                IDENTITY.Input("identity", tooltip="The identity to export."),
                 io.String.Input("name", default="identity-lora", tooltip="A plain name for the LoRA file."),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Connect a checkpoint to be told if the LoRA is not for its family.",
+                    tooltip="Connect a checkpoint to be told if the LoRA does not fit it.",
                 ),
             ],
             outputs=[
@@ -52,5 +52,5 @@ class ExportLora(io.ComfyNode):
                     "so its LoRA would do nothing there; connect a checkpoint of its family, or none"
                 )
             path = export_lora(identity, free_file(folders.output_folder("loras", "hyperdream"), name))
-            said = f"saved as {path}\nWrite 'a {identity.identifier} {identity.class_noun}' into the prompt."
+            said = f"saved as {path}\nPut 'a {identity.identifier} {identity.class_noun}' in the prompt."
             return io.NodeOutput(read_tensors(path)[1], str(path), ui=ui.PreviewText(said))

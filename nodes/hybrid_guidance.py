@@ -30,13 +30,13 @@ OWN = -1.0
 """a dial's setting for what the preset takes by itself"""
 
 _NULL_STRENGTH = (
-    "How much of the identity the negative side has, 0 to 1. -1 is the preset's own: all in plain, blend and "
-    "reference-null, none elsewhere."
+    "How much of the identity acts on the negative prompt, 0 to 1. -1 uses the preset's own: "
+    "1 in plain, blend and reference-null, 0 elsewhere."
 )
-_RESCALE = "Brings back the contrast that strong guidance changes; 0.7 mends washed-out or glaring pictures."
+_RESCALE = "Restores the contrast that strong CFG changes; 0.7 repairs washed-out or glaring pictures."
 _RANK_SHARE = (
-    "Share of the adapter's rank that acts in pure noise; it grows to all of it as noise goes. 1 uses all of it "
-    "always; of use from rank 4 on."
+    "Share of the identity's rank that acts in pure noise, growing to all of it as the noise "
+    "goes. 1 always uses all of it; useful from rank 4 on."
 )
 _WEIGHTS = (
     "For guidance 'weights': four numbers that sum to 1, of the base without and with the prompt, and of the person "
@@ -54,8 +54,8 @@ class HybridGuidance(io.ComfyNode):
             node_id="HyperDreamHybridGuidance",
             display_name="Hybrid Guidance",
             category="HyperDream",
-            description="Lets the base follow the prompt and the identity bring the person, in one call of the UNet "
-            "per step. Works with an identity or any LoRA, in KSampler, SamplerCustom and under guiders.",
+            description="The base follows the prompt and the identity brings the person, in one UNet call per "
+            "step. Works with an identity or any LoRA, in KSampler, SamplerCustom and with guiders.",
             inputs=[*base_inputs(), *prompt_inputs(), *dial_inputs(PRESETS), lora_input(), identity_input()],
             outputs=outputs(),
         )
@@ -160,8 +160,8 @@ def prompt_inputs() -> list[Any]:
     """What to draw."""
     return [
         subjects_prompt_box("prompt"),
-        prompt_box("negative_prompt", "What to lead away from; empty for nothing in particular."),
-        prompt_box("base_prompt", "What the base is asked; empty asks it for the prompt without the person's word."),
+        prompt_box("negative_prompt", "What to steer away from; may be empty."),
+        prompt_box("base_prompt", "The base's own prompt; empty uses the prompt without the trigger word."),
     ]
 
 
@@ -170,22 +170,22 @@ def dial_inputs(presets: list[str]) -> list[Any]:
     return [
         choice(
             "guidance",
-            "hybrid: the base leads at base_scale, and the person at subject_scale on top. mix: subject_scale "
-            "is the person's share, 0 to 1. blend: between the base's guidance and plain. base-null: plain, but away "
-            "from the base. plain: as any LoRA is sampled.",
+            "hybrid: the base leads at base_scale, and the person at subject_scale on top. mix: "
+            "subject_scale is the person's share, 0 to 1. blend: between the base's guidance and "
+            "plain. base-null: plain, but away from the base. plain: sampled like any LoRA.",
             presets,
         ),
         number_dial(
             "base_scale",
-            "How far the base leads in hybrid, mix and blend; -1 is the sampler's cfg.",
+            "CFG of the base in hybrid, mix and blend; -1 uses the sampler's CFG.",
             default=OWN,
             limits=(OWN, 30.0),
             step=0.1,
         ),
         number_dial(
             "subject_scale",
-            "How far the person leads; 0 is the base alone. -1 is the sampler's cfg in hybrid, and 1, all of "
-            "it, in mix and blend.",
+            "CFG of the person in hybrid, the person's share in mix and blend; 0 is the base alone. "
+            "-1 uses the sampler's CFG in hybrid, and a share of 1 in mix and blend.",
             default=OWN,
             limits=(OWN, 30.0),
             step=0.1,
@@ -193,9 +193,9 @@ def dial_inputs(presets: list[str]) -> list[Any]:
         io.String.Input(
             "schedule",
             default="",
-            tooltip="Factors on the scales over the noise, 0 clean to 1 noise: 'default' lets the prompt lead where "
-            "the layout is settled; bands such as 0-0.5:1, 0.5-1:0, or points of a curve such as 0=1, 1=0. Empty: "
-            "always the same.",
+            tooltip="How the scales change with the noise, from 0 (clean) to 1 (pure noise): 'default' lets "
+            "the prompt lead where the layout is settled; bands such as 0-0.5:1, 0.5-1:0, or points "
+            "of a curve such as 0=1, 1=0. Empty: always the same.",
         ),
         strength_dial("strength", "How much of the identity or LoRA: 1 is as it was made, 0 is the base alone."),
     ]
@@ -205,7 +205,7 @@ def lora_input() -> Any:
     """Any LoRA file."""
     return choice(
         "lora",
-        "A LoRA file instead of an identity; its trigger word belongs into the prompt.",
+        "A LoRA file instead of an identity; put its trigger word in the prompt.",
         [NO_LORA, *folders.lora_names()],
     )
 
@@ -218,8 +218,10 @@ def identity_input() -> Any:
 def outputs() -> list[Any]:
     """What a sampler takes."""
     return [
-        io.Model.Output(tooltip="The MODEL to sample with; the one that came in stays as it is."),
-        io.Conditioning.Output(display_name="positive", tooltip="The prompt in both wordings, for the sampler."),
+        io.Model.Output(tooltip="The MODEL to sample with; the input is not changed."),
+        io.Conditioning.Output(
+            display_name="positive", tooltip="The prompt for the base and for the person; connect it to the sampler."
+        ),
         io.Conditioning.Output(display_name="negative", tooltip="The negative prompt, for the sampler."),
         io.String.Output(display_name="text", tooltip="The prompts of person and base, as they were encoded."),
     ]

@@ -26,10 +26,10 @@ class SaveIdentity(io.ComfyNode):
             node_id="HyperDreamSaveIdentity",
             display_name="Save Identity",
             category="HyperDream",
-            description="Keeps the identity as a small file in output/hyperdream, where Load Identity finds it. A file "
-            "of the same name is never overwritten; a number is added.",
+            description="Saves the identity as a small file in output/hyperdream, where Load Identity finds it. A"
+            " file of the same name is never overwritten; a number is added.",
             inputs=[
-                IDENTITY.Input("identity", tooltip="What to keep."),
+                IDENTITY.Input("identity", tooltip="The identity to save."),
                 io.String.Input("name", default="identity", tooltip="A plain name, such as the person's."),
                 io.String.Input(
                     "notes",
@@ -40,7 +40,8 @@ class SaveIdentity(io.ComfyNode):
                 io.Image.Input(
                     "preview",
                     optional=True,
-                    tooltip="A picture to show in the library, best a generated one: whoever gets the files sees it.",
+                    tooltip="A picture to show in the library; best a generated one, as anyone who gets the files "
+                    "sees it.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Where the file is.")],

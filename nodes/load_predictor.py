@@ -21,8 +21,9 @@ class LoadPredictor(io.ComfyNode):
             node_id="HyperDreamLoadPredictor",
             display_name="Load Identity Predictor",
             category="HyperDream",
-            description="Loads the network that looks at a face and writes down who it is. The built-in one belongs to "
-            "the miniature. Put others into models/hyperdream/predictors; each serves one kind of checkpoint.",
+            description="Loads the network that turns a face into an identity. The built-in one belongs to the "
+            "miniature. Put others into models/hyperdream/predictors; each works with one kind of "
+            "checkpoint, such as SD 1.5 or SDXL.",
             inputs=[
                 choice(
                     "predictor",

@@ -25,16 +25,16 @@ class MeasureLikeness(io.ComfyNode):
             node_id="HyperDreamMeasureLikeness",
             display_name="Measure Likeness",
             category="HyperDream",
-            description="Says how much the pictures look like the person, from about 0 (a stranger) to 1 (the same "
-            "picture). The miniature brings its own judge. For photographs, put a recogniser (ArcFace, AuraFace or "
-            "SFace, as an ONNX file) into models/insightface.",
+            description="Says how much the pictures look like the person, from about 0 (a stranger) to 1 (the "
+            "same picture). The miniature comes with its own recogniser. For photographs, put a "
+            "recogniser (ArcFace, AuraFace or SFace, as an ONNX file) into models/insightface.",
             inputs=[
                 io.Image.Input("images", tooltip="Generated pictures."),
                 FACES.Input("faces", tooltip="The person, from Prepare Face."),
             ],
             outputs=[
                 io.Float.Output(display_name="likeness", tooltip="The mean over all pictures; 0 if not measured."),
-                io.String.Output(display_name="report", tooltip="Each picture's, and who measured."),
+                io.String.Output(display_name="report", tooltip="The likeness of each picture, and what measured it."),
             ],
             is_output_node=True,
         )

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..hyperdream_core.bases import TARGET_SETS
 from ..hyperdream_core.faces.prepared_faces import Faces
 from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.pipelines.polishing.polish import PolishConfig
+from ..hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH, PolishConfig
 from .dials import choice, count_dial, number_dial
 from .polish import PolishOptions, polish
 from .wires import FACES, IDENTITY
@@ -26,9 +26,10 @@ class PolishIdentity(io.ComfyNode):
             node_id="HyperDreamPolishIdentity",
             display_name="Polish Identity",
             category="HyperDream",
-            description="Brings an identity closer to the person by training it on the photographs, on the very model "
-            "that is loaded. The model itself is not changed. Without an identity it starts from nothing, for "
-            "checkpoints that no predictor exists for. Stop keeps the best so far in output/hyperdream.",
+            description="Brings an identity closer to the person by training it on the photographs, with the "
+            "model that is loaded. The model itself is not changed. Leave identity unconnected to "
+            "start from scratch, for checkpoints without a predictor. Stop keeps the best so far in "
+            "output/hyperdream.",
             inputs=_inputs(),
             outputs=_outputs(),
         )
@@ -45,7 +46,7 @@ class PolishIdentity(io.ComfyNode):
         seed: int,
         identity: Identity | None = None,
     ) -> io.NodeOutput:
-        config = PolishConfig(steps=steps, seed=seed)
+        config = PolishConfig(steps=steps or None, seed=seed)
         return io.NodeOutput(*polish((model, clip, vae), faces, identity, caption, config, PolishOptions()))
 
 
@@ -58,7 +59,7 @@ class PolishIdentityAdvanced(io.ComfyNode):
             node_id="HyperDreamPolishIdentityAdvanced",
             display_name="Polish Identity (Advanced)",
             category="HyperDream/advanced",
-            description="Polish Identity with a hand on the training itself, and on how much memory it takes.",
+            description="Polish Identity with full control over the training and the memory it takes.",
             inputs=[*_inputs(), *_training_inputs(), *_host_inputs()],
             outputs=_outputs(),
         )
@@ -70,6 +71,7 @@ class PolishIdentityAdvanced(io.ComfyNode):
         clip: Any,
         vae: Any,
         faces: Faces,
+        steps: int,
         caption: str,
         memory: str,
         size: int,
@@ -81,7 +83,7 @@ class PolishIdentityAdvanced(io.ComfyNode):
         options = PolishOptions(
             size=size, memory=memory, preview_every=preview_every, goes_on=on_stop == "save and go on"
         )
-        config = PolishConfig(**training)
+        config = PolishConfig(steps=steps or None, **training)
         return io.NodeOutput(*polish((model, clip, vae), faces, identity, caption, config, options))
 
 
@@ -94,18 +96,22 @@ def _inputs() -> list[Any]:
         IDENTITY.Input(
             "identity",
             optional=True,
-            tooltip="Where to start, from Predict Identity. Without one, polishing starts from nothing.",
+            tooltip="Where to start, from Predict Identity; leave unconnected to start from scratch.",
         ),
-        _count(
-            "steps", "How long to train. 40 is enough after a prediction; from nothing take 200 or more.", (1, 2000)
+        count_dial(
+            "steps",
+            f"How long to train; 0 takes {STEPS_AFTER_PREDICTION} steps after a prediction and {STEPS_FROM_SCRATCH} "
+            "from scratch.",
+            default=0,
+            limits=(0, 2000),
         ),
         io.String.Input(
             "caption",
             default="",
             multiline=True,
-            tooltip="What the photographs show besides the person, such as 'smiling, at the beach', so that it is not "
-            "learnt as a part of them. One line for all, or one line for each photograph. Left empty, the miniature "
-            "reads it off by itself; on other checkpoints write it.",
+            tooltip="What the photographs show besides the person, such as 'smiling, at the beach', so that "
+            "it is not learnt as part of them. One line for all, or one line for each photograph. "
+            "Left empty, the miniature works it out by itself; on other checkpoints, describe it.",
         ),
         _count("seed", "The same seed and settings give the same identity.", (0, 2**32 - 1)),
     ]
@@ -115,7 +121,7 @@ def _training_inputs() -> list[Any]:
     return [
         number_dial(
             "learning_rate",
-            "How large the steps are at first. Lower it if the pictures fall apart.",
+            "How far each step goes at first. Lower it if the pictures fall apart.",
             default=_DEFAULT.learning_rate,
             limits=(0.00001, 0.1),
             step=0.00001,
@@ -125,41 +131,42 @@ def _training_inputs() -> list[Any]:
         ),
         _count(
             "file_rank",
-            "How much of it the file keeps, the most important first; 0 keeps all and makes larger files.",
+            "How much of that change the file keeps, the most important part first; 0 keeps all of it"
+            " and makes a larger file.",
             (0, 64),
         ),
-        _count("batch", "Samples in a step; more makes slower and steadier steps.", (1, 64)),
+        _count("batch", "Samples per step; more makes each step slower and steadier.", (1, 64)),
         _count(
             "crops",
-            "Slightly moved copies of each photograph, against learning its framing in long trainings; short ones blur "
-            "with them.",
+            "Slightly shifted copies of each photograph, so that long training does not learn its "
+            "framing; short training gets blurry with them.",
             (0, 32),
         ),
         number_dial(
             "preserve",
-            "How firmly to hold on to what the identity drew in other scenes before, so that this photograph's "
-            "smile or beach is not learnt as a part of the person. 0 trains in half the time and forgets; without an "
-            "identity to start from it does nothing.",
+            "How firmly to keep what the identity draws in other scenes, so that this photograph's "
+            "smile or beach is not learnt as part of the person. 0 trains in half the time and "
+            "forgets; it does nothing when starting from scratch.",
             default=_DEFAULT.preserve,
             limits=(0.0, 10.0),
             step=0.05,
         ),
         number_dial(
             "background_weight",
-            "How much of the training looks at what is around the head. Less of the place is learnt below 1; take 1 "
-            "where the head is not in the middle of the picture.",
+            "How much the surroundings of the head count in training. Below 1, less of the place is "
+            "learnt; use 1 if the head is not in the middle of the picture.",
             default=_DEFAULT.background_weight,
             limits=(0.0, 1.0),
             step=0.05,
         ),
         _count(
             "holdout_every",
-            "Look at an unseen crop every so many steps and keep the best; 0 keeps the last step's.",
+            "Test on an unseen crop every so many steps and keep the best result; 0 keeps the last.",
             (0, 500),
         ),
-        choice("target_set", "Which layers are trained when there is no identity to start from.", TARGET_SETS),
-        _word("identifier", "The rare word that will stand for the person, when there is no identity to start from."),
-        _word("class_noun", "What kind of thing they are, such as face, man or dog; likewise."),
+        choice("target_set", "Which layers to train when starting from scratch.", TARGET_SETS),
+        _word("identifier", "The person's trigger word when starting from scratch: a rare word, such as sks."),
+        _word("class_noun", "What the subject is when starting from scratch, such as face, man or dog."),
     ]
 
 
@@ -167,19 +174,19 @@ def _host_inputs() -> list[Any]:
     return [
         choice(
             "memory",
-            "save memory takes about a quarter of the room and a third more time, with the same result. "
-            "automatic takes it where fast does not fit.",
+            "save memory needs about a quarter of the memory and a third more time, with the same "
+            "result. automatic uses it if fast does not fit.",
             ["automatic", "fast", "save memory"],
         ),
         _count(
             "samples_at_once",
-            "Samples that go through the UNet together; fewer take less memory and more time, with the same result.",
+            "Samples that go through the UNet together; fewer need less memory and more time, with the same result.",
             (1, 64),
         ),
         count_dial(
             "size",
-            "Side of the pictures trained on, in px; 0 takes the checkpoint's own, such as 512. Less takes "
-            "less memory.",
+            "Side of the pictures trained on, in px; 0 uses the checkpoint's own, such as 512. "
+            "Smaller needs less memory.",
             default=0,
             limits=(0, 2048),
             step=8,
@@ -187,7 +194,7 @@ def _host_inputs() -> list[Any]:
         count_dial("preview_every", "Steps between preview pictures; 0 shows none.", default=10, limits=(0, 500)),
         choice(
             "on_stop",
-            "What Stop does: save the best so far and end the run, or save it and go on with it.",
+            "What Stop does: save the best so far and end the run, or save it and continue with it.",
             ["save and stop", "save and go on"],
         ),
     ]

@@ -18,8 +18,8 @@ class PredictIdentity(io.ComfyNode):
             node_id="HyperDreamPredictIdentity",
             display_name="Predict Identity",
             category="HyperDream",
-            description="Looks at the face and makes an identity of it in a moment. Good photographs of the same "
-            "person count more than poor ones. Polish Identity brings it closer still.",
+            description="Makes an identity from the face in a moment, without training. Of several photographs, "
+            "good ones count more than poor ones. Polish Identity brings it closer still.",
             inputs=[
                 PREDICTOR.Input("predictor", tooltip="From Load Identity Predictor."),
                 FACES.Input("faces", tooltip="From Prepare Face."),

@@ -39,14 +39,15 @@ class PrepareFace(io.ComfyNode):
                 io.Image.Input("image", tooltip="One photograph, or a batch of photographs of the same person."),
                 choice(
                     "detector",
-                    "Who looks for faces. auto: insightface if you have its models, otherwise the finder that "
-                    "comes with scikit-image. already-cropped: take the picture as it is, as for the miniature.",
+                    "What finds the faces. auto: insightface if you have its models, otherwise the detector "
+                    "that comes with scikit-image. already-cropped: the picture is just the face, as with the"
+                    " miniature.",
                     get_args(DetectorName),
                 ),
                 choice(
                     "order",
-                    "How faces are counted in a photograph that shows several: the largest first, from left to "
-                    "right, or from the centre outwards. The preview shows the numbers.",
+                    "How several faces in a photograph are counted: the largest first, from left to right, or"
+                    " from the centre outwards. The preview shows the numbers.",
                     get_args(FaceOrder),
                 ),
                 count_dial(
@@ -64,7 +65,7 @@ class PrepareFace(io.ComfyNode):
                 LANDMARKS.Input(
                     "landmarks",
                     optional=True,
-                    tooltip="From ComfyUI's own Detect Face Landmarks, if you use it; then no detector is asked.",
+                    tooltip="From ComfyUI's own Detect Face Landmarks, if you use it; no other detector is used then.",
                 ),
             ],
             outputs=[

@@ -33,15 +33,15 @@ class RegionalIdentities(io.ComfyNode):
                 io.Mask.Input(
                     f"mask_{number}",
                     optional=optional,
-                    tooltip=f"Where person {number} is, in the picture's proportions; masks must not overlap.",
+                    tooltip=f"Where person {number} goes, in the picture's proportions; masks must not overlap.",
                 ),
             ]
         return io.Schema(
             node_id="HyperDreamRegionalIdentities",
             display_name="Regional Identities",
             category="HyperDream",
-            description="Several people in one picture: each identity acts in its mask alone, and the base draws the "
-            "rest. One call of the UNet per step, with the dials of Hybrid Guidance.",
+            description="Several people in one picture: each identity acts only inside its mask, and the base "
+            "draws the rest. One UNet call per step, with the settings of Hybrid Guidance.",
             inputs=[*base_inputs(), *places[:4], *prompt_inputs(), *dial_inputs(PRESETS), *places[4:]],
             outputs=outputs(),
         )

@@ -14,8 +14,8 @@ BOX = (2.0, 2.5, 2.0, 2.0)
 """distances from the anchor to left, top, right and bottom, in strides"""
 
 
-def write_detector(path: Path, outputs: int = 9, side: int = SIDE) -> Path:
-    """A detector of SCRFD's nine outputs whose score at stride 8 is how red a cell is; two anchors to a cell."""
+def write_detector(path: Path, outputs: int = 9, side: int = SIDE, sees: str = "red") -> Path:
+    """A detector of SCRFD's nine outputs whose score at stride 8 is how red or bright a cell is; two anchors each."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     from onnx import TensorProto, helper, numpy_helper
@@ -23,6 +23,9 @@ def write_detector(path: Path, outputs: int = 9, side: int = SIDE) -> Path:
     # Input is (value - 127.5) / 128: half of red less green is 1 for pure red and 0 for every grey.
     weights = np.zeros((2, 3, 8, 8), np.float32)
     weights[0, 0], weights[0, 1] = 0.5 / 64, -0.5 / 64
+    if sees == "bright":
+        # White is 1 and middle grey 0.
+        weights[0] = 1 / (3 * 64)
     weights[1] = weights[0] * 0.5
     constants = {"weights": weights, "rows": np.array([-1, 1], np.int64)}
     nodes = [

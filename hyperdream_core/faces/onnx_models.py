@@ -95,7 +95,7 @@ def require_model(kind: Kind, folders: Sequence[Path]) -> Path:
         raise FileFormatError(
             folders[0],
             f"holds no face {kind}: expected {_WANTED[kind]} in one of the folders {where}, directly or in folders "
-            "below; unpack insightface's pack buffalo_l or antelopev2 there, or name its folder with face_models",
+            "below; unpack insightface's pack buffalo_l or antelopev2 there",
         )
     return path
 

@@ -207,7 +207,9 @@ def _prepare(
         return PreparedPicture(picture, faces, chosen, whole, Quality(1.0, ()), tuple(notes), embedding)
     if len(faces) > 1 and not config.face:
         order = {"size": "the largest", "left-to-right": "the leftmost", "centre": "the most central one"}
-        notes.append(f"{place}: shows {len(faces)} faces; {order[config.face_order]} is taken, choose with face")
+        notes.append(
+            f"{place}: shows {len(faces)} faces; {order[config.face_order]} is taken; ask for another by its number"
+        )
     if abs(face.roll or 0.0) > 45:
         notes.append(f"{place}: the face lies {abs(face.roll or 0.0):.0f} degrees on its side and is turned upright")
     matrix = alignment(face.landmarks, config.margin)
@@ -221,8 +223,8 @@ def _prepare(
 def _without_face(picture: Picture, place: str, size: int, config: PrepareConfig, why: str) -> PreparedPicture:
     if config.on_no_face == "stop":
         raise ReferenceImageError(
-            f"{why}. Use a photograph with a face at least 64 px wide, lower min_score, take it as already-cropped, or "
-            "set on_no_face to skip or whole-picture"
+            f"{why}. Use a photograph with a face at least 64 px wide, take it as already-cropped, or set on_no_face "
+            "to skip or whole-picture"
         )
     if config.on_no_face == "skip":
         nothing = Quality(0.0, ("no face was found, so the picture is skipped",))
@@ -236,7 +238,7 @@ def _without_face(picture: Picture, place: str, size: int, config: PrepareConfig
 def _why(place: str, detector: FaceDetector, weak: Sequence[Face], looked: str, config: PrepareConfig) -> str:
     best = max((face.score for face in weak), default=0.0)
     return (
-        f"{place} shows no face: best score {best:.2f}, min_score is {config.min_score:.2f}; {detector.about} looked "
+        f"{place} shows no face: best score {best:.2f}, {config.min_score:.2f} is needed; {detector.about} looked "
         f"{looked}"
     )
 

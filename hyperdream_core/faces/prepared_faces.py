@@ -74,6 +74,6 @@ def report_text(prepared: PreparedReferences) -> str:
         used = (
             "not used" if one.crop is None else f"face {one.chosen} of {len(one.faces)}" if one.chosen else "all of it"
         )
-        remarks = "; ".join(one.quality.remarks) or "nothing to complain of"
+        remarks = "; ".join(one.quality.remarks) or "no problems found"
         lines.append(f"picture {number}: {used}, quality {one.quality.score:.2f} of 1: {remarks}")
     return "\n".join([*lines, *prepared.notes])

@@ -92,6 +92,7 @@ def make_identity(
     predictor: Predictor | None = None,
     companions: Companions | None = None,
     watch: Watch | None = None,
+    start: Identity | None = None,
 ) -> MadeIdentity:
     """The identity of the faces' subject; the base is as it was afterwards, whatever happens.
 
@@ -102,16 +103,17 @@ def make_identity(
         predictor: for the base's family; None polishes from scratch.
         companions: of the base's family.
         watch: who looks on.
+        start: what has been predicted already; takes the predictor's place.
 
     Raises:
-        BaseMismatchError: the predictor is for another family.
+        BaseMismatchError: the predictor or the start is for another family.
         ConfigError: nothing to do, settings that contradict each other, or the device ran out of memory.
         Cancelled: stopped before there was anything to keep.
     """
     config, watch = config or MakeIdentityConfig(), watch or Watch()
-    check_job(base.family.name, config, predictor)
+    check_job(base.family.name, config, predictor, start)
     seconds: dict[str, float] = {}
-    predicted = neutral = None
+    predicted, neutral = start, None
     if predictor is not None:
         with _timed(seconds, "predict"):
             predicted = predictor.predict(faces, config.predict, config.polish.seed)[0]
@@ -136,7 +138,9 @@ def make_identity(
     return made(identity=result.identity, losses=result.losses, captions=captions, cancelled=result.cancelled)
 
 
-def check_job(family: str, config: MakeIdentityConfig, predictor: Predictor | None) -> None:
+def check_job(
+    family: str, config: MakeIdentityConfig, predictor: Predictor | None, start: Identity | None = None
+) -> None:
     """Refuse what would fail later on; costs nothing.
 
     Raises:
@@ -147,12 +151,17 @@ def check_job(family: str, config: MakeIdentityConfig, predictor: Predictor | No
             f"the predictor was trained for {predictor.family!r}, but the base is {family!r}; name a predictor for it, "
             "or none at all to polish from scratch"
         )
+    if start is not None and start.family != family:
+        raise BaseMismatchError(
+            f"the identity was made for {start.family!r}, but the base is {family!r}; start from scratch, or load a "
+            f"checkpoint of {start.family!r}"
+        )
     if predictor is None and config.neutral:
         raise ConfigError(
             "guidance 'reference-null' leads away from what a predictor says of a grey picture, and there is no "
             "predictor; use another guidance, or name one"
         )
-    if predictor is None and config.polish.steps == 0:
+    if predictor is None and start is None and config.polish.steps == 0:
         raise ConfigError(
             f"there is no predictor for {get_base(family).title} and the polishing steps are 0, so there is nothing to "
             f"make an identity with; set steps to {STEPS_FROM_SCRATCH} or so, or name a predictor"

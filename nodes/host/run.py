@@ -26,8 +26,9 @@ def ordinary_tensors() -> Iterator[None]:
 class Bar:
     """The node's progress bar, and the Stop button."""
 
-    def __init__(self, total: int) -> None:
-        self._bar = comfy.utils.ProgressBar(total)
+    def __init__(self) -> None:
+        # How many steps there are is said with each of them.
+        self._bar = comfy.utils.ProgressBar(1)
 
     def __call__(self, step: int, total: int, preview: Image.Image | None = None) -> None:
         """Show progress, with a picture if there is one.

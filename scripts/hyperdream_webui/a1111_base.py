@@ -46,8 +46,6 @@ class LoadedBase:
                 "Stable Diffusion 1.x; load one of those, or polish with the command line or in ComfyUI"
             )
         self.sd_model, self.unet, self.device, self.dtype = sd_model, unet, device, dtype
-        self.latest: dict[str, LoraPair] = {}
-        """the adapters of the last call of `adapted`, without their gradients"""
 
     def text_encoder(self) -> nn.Module:
         """The module that text adapters are live on, named from `text_model` on."""
@@ -60,7 +58,6 @@ class LoadedBase:
         """Run with live adapters by canonical layer name; those of the text encoder act in `encode_prompt`."""
         text = {name: pair for name, pair in pairs.items() if self.family.part_of(name) != UNET}
         unet = {to_ldm(name, self.family): pair for name, pair in pairs.items() if name not in text}
-        self.latest = {name: LoraPair(pair.down.detach(), pair.up.detach()) for name, pair in pairs.items()}
         with ExitStack() as stack:
             stack.enter_context(live(self.unet, unet, strength, samples_each))
             if text:

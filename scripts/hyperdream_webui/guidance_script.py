@@ -55,13 +55,13 @@ class GuidanceAccordion:
                     list(PRESETS), value=PRESETS[0], label="Guidance", elem_id=f"hyperdream_guidance_preset_{tab}"
                 )
             with gr.Row():
-                base_scale = gr.Slider(OWN, 30, value=OWN, step=0.5, label="The base leads at")
-                subject_scale = gr.Slider(OWN, 30, value=OWN, step=0.1, label="The person leads at")
+                base_scale = gr.Slider(OWN, 30, value=OWN, step=0.5, label="CFG of the base")
+                subject_scale = gr.Slider(OWN, 30, value=OWN, step=0.1, label="CFG of the person")
                 strength = gr.Slider(-2, 2, value=1, step=0.05, label="Strength of the identity")
             schedule = gr.Textbox(
                 label="Schedule",
                 placeholder="default, or 0-0.5:1, 0.5-1:0",
-                info="factors on the scales over the noise, 0 clean to 1 noise; empty: always the same",
+                info="how they change with the noise, 0 clean to 1 pure noise; empty: always the same",
             )
         dials = {
             "identity": identity,

@@ -15,7 +15,7 @@ from hyperdream_core.pipelines.library import Entry
 from .lora_folder import LoraFolder, plain_title
 
 _THUMBNAIL = 192
-_SHORT = {"sd15": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "miniature": "miniature"}
+_SHORT = {"sd15": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 
 STYLE = """<style>
 #hyperdream_tab .hd-intro { margin: 0 0 .25em; color: var(--body-text-color-subdued); }
@@ -48,7 +48,7 @@ STYLE = """<style>
 </style>"""
 
 INTRO = (
-    '<p class="hd-intro">One photograph of a face in, a person you can prompt for out. Drop a picture, press '
+    '<p class="hd-intro">Turn a photograph of a face into a person you can prompt for. Drop a picture, press '
     "<b>Create</b>, and use the identity in any prompt as <code>&lt;lora:name:1&gt;</code>.</p>"
 )
 

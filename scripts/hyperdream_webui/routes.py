@@ -23,7 +23,8 @@ from PIL import Image
 
 from hyperdream_core.errors import ConfigError, HyperDreamError
 
-from .jobs import CHECKPOINT, FaceChoice, Jobs, Order
+from .jobs import Jobs
+from .orders import CHECKPOINT, FaceChoice, Order
 
 PREFIX = "/hyperdream/v1"
 _LARGEST_PICTURE = 64_000_000

@@ -7,15 +7,20 @@ from typing import Any, get_args
 
 import gradio as gr
 
+from hyperdream_core.bases import get_base
 from hyperdream_core.errors import HyperDreamError
 from hyperdream_core.faces.detectors import DetectorName
 from hyperdream_core.faces.face import FaceOrder
+from hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH
 
 from . import html
 from .host import sentence
-from .jobs import CHECKPOINT, MINIATURE, FaceChoice, Jobs, Order
+from .jobs import Jobs
+from .orders import CHECKPOINT, SHIPPED, FaceChoice, Order
 
-_WHERE = {"the loaded checkpoint": CHECKPOINT, "the miniature (to try it; 64 px)": MINIATURE}
+_WHERE = {"the loaded checkpoint": CHECKPOINT} | {
+    f"{get_base(name).title} (to try it; {get_base(name).picture_size} px)": name for name in SHIPPED
+}
 
 
 def build_tab(jobs: Jobs) -> gr.Blocks:
@@ -58,7 +63,7 @@ def _create_panel(jobs: Jobs) -> Any:
             )
             likeness = gr.HTML(elem_id="hyperdream_likeness")
             result = gr.HTML(elem_id="hyperdream_result")
-            prompt = gr.Textbox(label="In a prompt", interactive=False, elem_id="hyperdream_prompt")
+            prompt = gr.Textbox(label="Put this in the prompt", interactive=False, elem_id="hyperdream_prompt")
             send = gr.Button("Send to txt2img", elem_id="hyperdream_send")
             infotext = gr.Textbox(label="Generation data", interactive=False, elem_id="hyperdream_infotext")
             created = gr.Textbox(visible=False)
@@ -107,13 +112,13 @@ def _face_inputs() -> list[Any]:
         detector = gr.Dropdown(
             list(get_args(DetectorName)),
             value="auto",
-            label="Finder",
+            label="Face detector",
             info="auto: insightface if you have its models, otherwise the one that comes with scikit-image",
         )
         with gr.Row():
-            order = gr.Dropdown(list(get_args(FaceOrder)), value="size", label="Counted by")
-            face = gr.Slider(0, 20, value=0, step=1, label="Face", info="0 takes the first")
-            on_no_face = gr.Dropdown(["stop", "skip", "whole-picture"], value="stop", label="Without a face")
+            order = gr.Dropdown(list(get_args(FaceOrder)), value="size", label="Order of faces")
+            face = gr.Slider(0, 20, value=0, step=1, label="Face", info="counted from 1; 0 takes the first")
+            on_no_face = gr.Dropdown(["stop", "skip", "whole-picture"], value="stop", label="If no face is found")
     return [detector, order, face, on_no_face]
 
 
@@ -122,33 +127,34 @@ def _create_inputs() -> list[Any]:
         name = gr.Textbox(label="Name", value="face", elem_id="hyperdream_name")
         on = gr.Radio(list(_WHERE), value=next(iter(_WHERE)), label="Make it on", elem_id="hyperdream_on")
     with gr.Row():
-        predict = gr.Checkbox(value=True, label="Predict where a predictor fits", elem_id="hyperdream_predict")
+        predict = gr.Checkbox(value=True, label="Predict first, if there is a predictor", elem_id="hyperdream_predict")
         steps = gr.Slider(
-            0, 400, value=40, step=1, label="Polishing steps", info="40 after a prediction, 200 without",
+            -1, 400, value=Order.steps, step=1, label="Polishing steps",
+            info=f"-1: {STEPS_AFTER_PREDICTION} after a prediction, {STEPS_FROM_SCRATCH} from scratch; 0: predict only",
             elem_id="hyperdream_steps",
         )  # fmt: skip
     caption = gr.Textbox(
         label="What the photographs show besides the person",
         placeholder="smiling, at the beach",
-        info="so that it is not learnt as a part of them; one line for all, or one for each",
+        info="so that it is not learnt as part of them; one line for all, or one for each",
         lines=1,
         elem_id="hyperdream_caption",
     )
     prompts = gr.Textbox(
-        label="Draw for comparison", value="a [V] face", lines=2, info="one prompt in a line; [V] is the person",
+        label="Draw for comparison", value="a [V] face", lines=2, info="one prompt per line; [V] stands for the person",
         elem_id="hyperdream_prompts",
     )  # fmt: skip
     with gr.Accordion("More", open=False):
         with gr.Row():
-            identifier = gr.Textbox(label="Word for the person", value="sks", elem_id="hyperdream_identifier")
-            class_noun = gr.Textbox(label="What they are", value="face", elem_id="hyperdream_class")
+            identifier = gr.Textbox(label="Trigger word", value="sks", elem_id="hyperdream_identifier")
+            class_noun = gr.Textbox(label="What the subject is", value="face", elem_id="hyperdream_class")
         with gr.Row():
             size = gr.Slider(
                 0, 1024, value=0, step=64, label="Size, px", info="0: the checkpoint's own", elem_id="hyperdream_size"
             )
             at_once = gr.Slider(
                 1, 16, value=Order.samples_at_once, step=1, label="Samples at once",
-                info="fewer take less memory, and give the same", elem_id="hyperdream_at_once",
+                info="fewer need less memory, with the same result", elem_id="hyperdream_at_once",
             )  # fmt: skip
         with gr.Row():
             draw_steps = gr.Slider(1, 60, value=20, step=1, label="Drawing steps", elem_id="hyperdream_draw_steps")
@@ -161,12 +167,12 @@ def _library_panel(jobs: Jobs) -> tuple[Any, Any]:
     loras = jobs.loras
     cards = gr.HTML(elem_id="hyperdream_cards")
     with gr.Row():
-        chosen = gr.Textbox(label="Chosen", placeholder="click a card", elem_id="hyperdream_chosen")
+        chosen = gr.Textbox(label="Selected identity", placeholder="click a card", elem_id="hyperdream_chosen")
         strength = gr.Slider(-2, 2, value=1, step=0.05, label="Strength")
-        prompt = gr.Textbox(label="In a prompt", interactive=False, elem_id="hyperdream_chosen_prompt")
+        prompt = gr.Textbox(label="Put this in the prompt", interactive=False, elem_id="hyperdream_chosen_prompt")
     with gr.Row():
         send = gr.Button("Send to txt2img", variant="primary", elem_id="hyperdream_send_chosen")
-        export = gr.Button("Write its LoRA anew")
+        export = gr.Button("Export as LoRA")
         refresh = gr.Button("Refresh", elem_id="hyperdream_refresh")
         delete = gr.Button("Delete", elem_id="hyperdream_delete")
     with gr.Row():

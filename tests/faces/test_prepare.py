@@ -43,7 +43,10 @@ def test_what_a_host_found_is_taken_and_the_largest_face_is_the_default() -> Non
     assert prepared.pixels.shape == (1, 3, 64, 64) and one.chosen == 1 and one.faces == (LARGE, SMALL)
     assert prepared.detector == "faces handed in by the caller"
     (warning,) = [note for note in prepared.notes if "faces" in note]
-    assert "reference 1 of 1 (a.png, 160x120 px): shows 2 faces; the largest is taken, choose with face" in warning
+    assert (
+        "reference 1 of 1 (a.png, 160x120 px): shows 2 faces; the largest is taken; ask for another by its number"
+        in warning
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,8 +81,8 @@ def test_without_a_face_it_stops_and_says_what_was_tried(monkeypatch: pytest.Mon
     blind(monkeypatch, 0.31)
     with pytest.raises(
         ReferenceImageError,
-        match=r"reference 1 of 2 \(b\.png, 160x120 px\) shows no face: best score 0\.31, min_score is 0\.50; a detector"
-        r" of tests looked at 3 sizes\. Use a photograph .* lower min_score, .* on_no_face to skip or whole-picture",
+        match=r"reference 1 of 2 \(b\.png, 160x120 px\) shows no face: best score 0\.31, 0\.50 is needed; a detector"
+        r" of tests looked at 3 sizes\. Use a photograph .* on_no_face to skip or whole-picture",
     ):
         prepare_references([noise("b.png"), noise("c.png")], 64)
     prepared = prepare_references([noise("b.png")], 64, PrepareConfig(min_score=0.3))

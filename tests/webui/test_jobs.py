@@ -10,7 +10,9 @@ import pytest
 import torch
 from hyperdream_webui import a1111_base
 from hyperdream_webui.host import WebUI
-from hyperdream_webui.jobs import MINIATURE, FaceChoice, Jobs, Order, miniature_base
+from hyperdream_webui.jobs import Jobs
+from hyperdream_webui.orders import FaceChoice, Order
+from hyperdream_webui.shipped_bases import shipped_base
 from PIL import Image
 
 from hyperdream_core.bundled import bundled_examples
@@ -61,7 +63,7 @@ def order(**more: Any) -> Order:
 
 def test_what_is_made_is_kept_drawn_and_reported(jobs: Jobs) -> None:
     made = jobs.create(order(prompts="a [V] face\na face at the beach", seed=5))
-    assert not made.cancelled and "polished for 3 steps" in made.report
+    assert not made.cancelled and "polished from scratch for 3 steps" in made.report
     stem = Path(made.name).stem
     assert jobs.webui.prompts == [
         "a face", f"a sks face <lora:{stem}:1>", "a face at the beach", f"a sks face at the beach <lora:{stem}:1>",
@@ -95,7 +97,7 @@ def test_a_prediction_alone_takes_no_training(jobs: Jobs) -> None:
 def test_without_a_predictor_the_user_is_told(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Jobs, "predictor_for", lambda self, family: None)
     assert "no predictor for the miniature" in jobs.create(order(predict=True, prompts="")).report
-    with pytest.raises(ConfigError, match="nothing would be made"):
+    with pytest.raises(ConfigError, match="nothing to make an identity with"):
         jobs.create(order(predict=True, steps=0))
 
 
@@ -107,17 +109,17 @@ def test_a_predictor_of_another_family_or_a_strange_file_is_passed_over(jobs: Jo
 
 
 def test_the_miniature_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    miniature_base.cache_clear()
-    monkeypatch.setattr("hyperdream_webui.jobs.find_spec", lambda name: None)
+    shipped_base.cache_clear()
+    monkeypatch.setattr("hyperdream_webui.shipped_bases.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install --no-deps diffusers==0\.32\.2"):
-        miniature_base()
+        shipped_base("miniature")
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"files": []}, "there is no photograph"),
-        ({"steps": -1}, "steps must lie in"),
+        ({"steps": -2}, "steps must lie in"),
         ({"size": 100}, "multiple of 64"),
         ({"on": "moon"}, "'checkpoint' or 'miniature'"),
         ({"prompts": "a\nb\nc\nd\ne"}, "5 prompts"),
@@ -131,5 +133,5 @@ def test_a_wrong_order_is_refused_in_a_sentence(jobs: Jobs, wrong: dict[str, Any
 
 
 def test_looking_says_what_is_seen(jobs: Jobs) -> None:
-    previews, report = jobs.look([bundled_examples() / "portrait.png"], FaceChoice(), MINIATURE)
+    previews, report = jobs.look([bundled_examples() / "portrait.png"], FaceChoice(), "miniature")
     assert len(previews) == 1 and "picture 1: face 1 of 1" in report

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from hyperdream_webui import html as page
-from hyperdream_webui.jobs import Created, Order
 from hyperdream_webui.lora_folder import LoraFolder
+from hyperdream_webui.orders import Created, Order
 from PIL import Image
 
 from hyperdream_core.errors import ConfigError
@@ -92,7 +92,7 @@ def test_create_through_the_page_and_what_it_refuses(jobs: Any) -> None:
     tab = Page(build_tab(jobs))
     tab.set("hyperdream_name", "mara")
     tab.fire("hyperdream_create")
-    assert orders[0].name == "mara" and orders[0].steps == 40 and orders[0].on == "checkpoint"
+    assert orders[0].name == "mara" and orders[0].steps == -1 and orders[0].on == "checkpoint"
     assert "polished for 40 steps" in tab.get("hyperdream_result") and tab.get("hyperdream_grid")
     assert tab.get("hyperdream_prompt") == "<lora:mara-1a2b3c:1> a sks face"
     assert "width: 80%" in tab.get("hyperdream_likeness")

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hyperdream_webui.jobs import Created, Order
 from hyperdream_webui.lora_folder import LoraFolder
+from hyperdream_webui.orders import Created, Order
 from PIL import Image
 
 from hyperdream_core.bundled import bundled_examples
