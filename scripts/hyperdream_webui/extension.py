@@ -46,7 +46,7 @@ def guidance_script() -> type:
     """The accordion of txt2img and img2img, which the host finds as a class in the script's file."""
     from modules import scripts
 
-    from .guidance_script import GuidanceAccordion
+    from .guidance.script import GuidanceAccordion
 
     class GuidanceScript(GuidanceAccordion, scripts.Script):
         loras = jobs().loras

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hyperdream_webui.guidance import Dials, Guided, guided, of_one_length, pasted
+from hyperdream_webui.guidance.guided import Dials, Guided, guided, of_one_length, pasted
 from torch import Tensor
 
 from hyperdream_core.bases import get_base
@@ -138,7 +138,7 @@ def texts(*lengths: float) -> list[Tensor]:
 
 def drawn(host: SimpleNamespace, about: Guided | None, person: Tensor, base: Tensor, null: Tensor) -> Tensor:
     """A step of the fake's, guided or not."""
-    from hyperdream_webui import guidance_a1111
+    from hyperdream_webui.guidance import a1111 as guidance_a1111
 
     x = torch.randn(PICTURES, host.model.channels, 8, 8, generator=torch.Generator().manual_seed(1))
     run = None if about is None else guidance_a1111.start(host.p, about, base)
@@ -186,7 +186,7 @@ def test_where_the_host_leaves_the_negative_prompt_out_the_person_is_drawn(host:
 def test_joined_prompts_are_left_alone_and_said_so(host: SimpleNamespace) -> None:
     person, base, null = texts(1.0, 0.7, 0.2)
     x = torch.zeros(PICTURES, host.model.channels, 8, 8)
-    from hyperdream_webui import guidance_a1111
+    from hyperdream_webui.guidance import a1111 as guidance_a1111
 
     run = guidance_a1111.start(host.p, of_miniature(), base)
     both = torch.cat([person, base])
@@ -207,7 +207,7 @@ def test_nothing_stays_hooked(host: SimpleNamespace) -> None:
 @pytest.fixture
 def accordion(host: SimpleNamespace, a1111: SimpleNamespace, tmp_path: Any) -> SimpleNamespace:
     """A script as the host makes one, with an identity in its folder, and a job."""
-    from hyperdream_webui.guidance_script import GuidanceAccordion
+    from hyperdream_webui.guidance.script import GuidanceAccordion
     from hyperdream_webui.lora_folder import LoraFolder
 
     script = GuidanceAccordion()
@@ -263,7 +263,7 @@ def test_a_refusal_stands_beneath_the_picture(
 
 
 def test_a_replaced_unet_is_refused(host: SimpleNamespace, a1111: SimpleNamespace) -> None:
-    from hyperdream_webui import guidance_a1111
+    from hyperdream_webui.guidance import a1111 as guidance_a1111
 
     a1111.sd_unet.current_unet = object()
     with pytest.raises(ConfigError, match="TensorRT"):
@@ -340,7 +340,7 @@ def forge(a1111: SimpleNamespace) -> SimpleNamespace:
 def test_in_forge_a_step_is_the_weighted_sum_and_each_part_has_its_kinds_control(
     forge: SimpleNamespace, in_one: bool
 ) -> None:
-    from hyperdream_webui import guidance_forge
+    from hyperdream_webui.guidance import forge as guidance_forge
 
     from hyperdream_core.models.adapted_linear import live
 
@@ -359,7 +359,7 @@ def test_in_forge_a_step_is_the_weighted_sum_and_each_part_has_its_kinds_control
 
 
 def test_in_forge_joined_prompts_are_left_alone_and_the_hosts_patcher_stays(forge: SimpleNamespace) -> None:
-    from hyperdream_webui import guidance_forge
+    from hyperdream_webui.guidance import forge as guidance_forge
 
     plain = forge.objects.unet
     person, base, null = texts(1.0, 0.7, 0.2)
@@ -370,7 +370,7 @@ def test_in_forge_joined_prompts_are_left_alone_and_the_hosts_patcher_stays(forg
 
 
 def test_in_forge_another_extensions_wrapper_runs_within_ours(forge: SimpleNamespace) -> None:
-    from hyperdream_webui import guidance_forge
+    from hyperdream_webui.guidance import forge as guidance_forge
 
     seen: list[list[int]] = []
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from hyperdream_core.errors import ConfigError, HyperDreamError
 
-from .guidance import NOBODY, OWN, PRESETS, Dials, Guided, guided, pasted
-from .host import is_forge, sentence
-from .lora_folder import LoraFolder
+from ..host import is_forge, sentence
+from ..lora_folder import LoraFolder
+from .guided import NOBODY, OWN, PRESETS, Dials, Guided, guided, pasted
 
 
 class GuidanceAccordion:
@@ -116,13 +116,13 @@ class GuidanceAccordion:
                 )
             base_text = _encoded(p, self._guided)
             if is_forge():
-                from . import guidance_forge
+                from . import forge
 
-                guidance_forge.start(p, self._guided, base_text)
+                forge.start(p, self._guided, base_text)
             else:
-                from . import guidance_a1111
+                from . import a1111
 
-                self._run = guidance_a1111.start(p, self._guided, base_text)
+                self._run = a1111.start(p, self._guided, base_text)
         except HyperDreamError as error:
             p.comment(sentence(error))
 

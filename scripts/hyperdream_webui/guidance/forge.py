@@ -16,8 +16,8 @@ from torch import Tensor
 from hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, GuidedStep, Key, Part
 
-from .forge_base import noise_level
-from .guidance import JOINED_PROMPTS, Guided, of_one_length
+from ..forge_base import noise_level
+from .guided import JOINED_PROMPTS, Guided, of_one_length
 
 _KINDS = (PROMPT, NULL)
 """by the host's number in `cond_or_uncond`"""

@@ -20,7 +20,7 @@ from hyperdream_core.pipelines.drawing.guided_step import Guidance
 from hyperdream_core.pipelines.drawing.subjects import Subject, resolve
 from hyperdream_core.pipelines.prompts import insert_identifier, names_subject, without_identifier
 
-from .lora_folder import STOCK
+from ..lora_folder import STOCK
 
 PRESETS = ("hybrid", "mix", "blend", "base-null", "plain")
 OWN = -1.0

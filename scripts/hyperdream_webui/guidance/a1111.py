@@ -17,8 +17,8 @@ from hyperdream_core.errors import ConfigError
 from hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, GuidedStep, Key, Part
 
-from .a1111_base import noise_level
-from .guidance import JOINED_PROMPTS, Guided, of_one_length
+from ..a1111_base import noise_level
+from .guided import JOINED_PROMPTS, Guided, of_one_length
 
 _IDLE = Part((NULL, None), {}, 0.0)
 """a row of the host's that nothing is made of"""
