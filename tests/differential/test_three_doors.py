@@ -159,7 +159,7 @@ def test_likeness_is_to_the_one_who_was_chosen(
     images = array(made.drawn)
     in_comfyui, _ = host.run("MeasureLikeness", images=images, faces=comfy_faces(host, files))
     of_another, _ = host.run("MeasureLikeness", images=images, faces=comfy_faces(host, files, face=1))
-    assert abs(of_another - made.likeness) > 0.1
+    assert abs(of_another - made.likeness) > 0.03
     # The command measures what it drew, and the others what it wrote, in steps of 1 / 255.
     assert in_comfyui == pytest.approx(made.likeness, abs=0.01)
     assert tabs_likeness(a1111, files, made.drawn) == pytest.approx(made.likeness, abs=0.01)
