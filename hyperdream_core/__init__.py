@@ -14,38 +14,26 @@ loaded before it is used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import HyperDreamError
-    from .faces.prepare import PrepareConfig
-    from .formats.identity_file import read_identity
-    from .pipelines.diffusers.loading import load_base
-    from .pipelines.drawing.draw import DrawConfig
-    from .pipelines.export import ExportConfig
-    from .pipelines.polishing.polish import PolishConfig
-    from .pipelines.predictors.predict import PredictConfig
-    from .pipelines.predictors.predictor import open_predictor
-    from .verbs import draw, export, polish, predict, prepare, save
-
-_PLACES = {
-    "load_base": "pipelines.diffusers.loading",
-    "open_predictor": "pipelines.predictors.predictor",
-    "prepare": "verbs",
-    "predict": "verbs",
-    "polish": "verbs",
-    "draw": "verbs",
-    "save": "verbs",
-    "export": "verbs",
-    "read_identity": "formats.identity_file",
-    "PrepareConfig": "faces.prepare",
-    "PredictConfig": "pipelines.predictors.predict",
-    "PolishConfig": "pipelines.polishing.polish",
-    "DrawConfig": "pipelines.drawing.draw",
-    "ExportConfig": "pipelines.export",
-    "HyperDreamError": "errors",
-}
+    from .verbs import (
+        DrawConfig,
+        ExportConfig,
+        HyperDreamError,
+        PolishConfig,
+        PredictConfig,
+        PrepareConfig,
+        draw,
+        export,
+        load_base,
+        open_predictor,
+        polish,
+        predict,
+        prepare,
+        read_identity,
+        save,
+    )
 
 __all__ = [
     "DrawConfig",
@@ -67,9 +55,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    from . import verbs
+
+    return getattr(verbs, name)
 
 
 def __dir__() -> list[str]:

@@ -10,20 +10,42 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, HyperDreamError
 from .faces.prepare import PrepareConfig, prepare_references
 from .faces.prepared_faces import Faces
-from .formats.identity_file import write_identity
+from .formats.identity_file import read_identity, write_identity
 from .identity import Identity
 from .miniature.companions import companions_of
 from .pictures.files import Picture, read_picture, save_image
 from .pipelines import export as exporting
 from .pipelines.base import Base
+from .pipelines.diffusers.loading import load_base
 from .pipelines.drawing import draw as drawing
+from .pipelines.drawing.draw import DrawConfig
+from .pipelines.export import ExportConfig
 from .pipelines.polishing import polish as polishing
+from .pipelines.polishing.polish import PolishConfig
 from .pipelines.predictors.predict import PredictConfig
-from .pipelines.predictors.predictor import Predictor
+from .pipelines.predictors.predictor import Predictor, open_predictor
 from .pipelines.prompts import insert_identifier
+
+__all__ = [
+    "DrawConfig",
+    "ExportConfig",
+    "HyperDreamError",
+    "PolishConfig",
+    "PredictConfig",
+    "PrepareConfig",
+    "draw",
+    "export",
+    "load_base",
+    "open_predictor",
+    "polish",
+    "predict",
+    "prepare",
+    "read_identity",
+    "save",
+]
 
 _CROP = 512
 """Side of the crops that are kept, px; other sizes are cut from the pictures when they are asked for."""
@@ -62,7 +84,7 @@ def predict(predictor: Predictor, faces: Faces, config: PredictConfig | None = N
 
 
 def polish(
-    base: Base, faces: Faces, start: Identity | None = None, config: polishing.PolishConfig | None = None
+    base: Base, faces: Faces, start: Identity | None = None, config: PolishConfig | None = None
 ) -> Identity:
     """A prediction sharpened on its faces, or an identity made of them from scratch; the base stays as it is.
 
@@ -84,7 +106,7 @@ def polish(
 
 
 def draw(
-    base: Base, prompts: str | Sequence[str], identity: Identity | None = None, config: drawing.DrawConfig | None = None
+    base: Base, prompts: str | Sequence[str], identity: Identity | None = None, config: DrawConfig | None = None
 ) -> Tensor:
     """Pictures (b, 3, h, w) in 0..1, one for each prompt, on the CPU.
 
@@ -124,7 +146,7 @@ def save(what: Identity | Tensor, path: str | Path) -> Path:
     return save_image(path, what[0] if what.dim() == 4 else what)
 
 
-def export(identity: Identity, path: str | Path, config: exporting.ExportConfig | None = None) -> Path:
+def export(identity: Identity, path: str | Path, config: ExportConfig | None = None) -> Path:
     """Write the identity as a LoRA for ComfyUI, A1111, Forge and diffusers; exact but for the numbers' rounding.
 
     Raises:

@@ -67,7 +67,7 @@ class Hypernetwork(nn.Module):
 
     The down half of every prediction departs from one seeded constant and the up half from zero. So an output of
     zero is an identity with no effect, whose gradient is not zero, and all predictions share one gauge: the
-    regression of METHODS.md 1.6, root cause 1, stays learnable.
+    regression of weights stays learnable (docs/methods.md, "Canonical weights").
     """
 
     def __init__(self, config: HypernetworkConfig) -> None:
@@ -133,7 +133,7 @@ class Hypernetwork(nn.Module):
     def output_penalty(self, coefficients: Mapping[str, LidbCoefficients]) -> Tensor:
         """Mean square of what was predicted: the change of the coefficients from their start.
 
-        Source: the output regularisation of "Finetuning-Free Personalization via Hypernetworks", METHODS.md 2.2.
+        Source: the output regularisation of "Finetuning-Free Personalization via Hypernetworks", arXiv:2511.03156.
         """
         squares, count = [], 0
         for index, group in enumerate(self.decoder.groups):
@@ -163,12 +163,12 @@ def weight_supervision(predicted: Mapping[str, LidbCoefficients], targets: Mappi
     """Mean over samples and layers of the squared distance between predicted and pre-optimised weight changes.
 
     On the changes and not on the coefficients, which have a gauge freedom that made this loss unlearnable in public
-    re-implementations (METHODS.md 1.6).
+    re-implementations (docs/methods.md, "Canonical weights").
 
     Args:
         predicted, targets: layer name -> down (b, r, p) and up (b, a, r); ranks may differ between the two.
 
-    Source: beta's term in HyperDreamBooth, arXiv:2307.06949, in the form of METHODS.md 1.6.
+    Source: beta's term in HyperDreamBooth, arXiv:2307.06949, in the form of docs/methods.md, "Canonical weights".
 
     Raises:
         ConfigError: the two are for different layers.

@@ -17,7 +17,7 @@ from .image_encoder import ImageFeatures
 
 HEADS_PER = ("layer", "shape")
 HEAD_STD = 1e-2
-"""Start of the output heads, small but not zero: advice of HyperDreamBooth's author in METHODS.md 1.2."""
+"""Start of the output heads, small but not zero: advice of its author (docs/methods.md, "Hypernetwork")."""
 CODE_SCALE = 0.1
 """Codes are this times what the heads put out. An optimiser that moves every weight by its rate moves all inputs of a
 head at once, and at 1 a code by more than its final size within a few steps: the miniature's loss doubled by step
@@ -80,14 +80,14 @@ class WeightDecoder(nn.Module):
 
     A weight token is its layer's embedding plus the pooled image feature plus, if `feedback`, a projection of the
     layer's current code. The pooled feature is in every token because without it the codes barely came to depend on
-    the picture (FEASIBILITY.md 5). Without feedback the tokens of one pass are what the next starts from.
+    the picture. Without feedback the tokens of one pass are what the next starts from.
 
     Args:
         shapes: of each layer, in the order of the weight tokens; neighbours of equal shape form a group.
         features_width: of the image tokens and the pooled feature.
         heads_per: "layer", or "shape" for one head for all layers of a shape.
 
-    Source: HyperDreamBooth, arXiv:2307.06949, "HyperNetwork"; sizes are METHODS.md 1.7's.
+    Source: HyperDreamBooth, arXiv:2307.06949, "HyperNetwork"; the sizes are ours.
     """
 
     def __init__(

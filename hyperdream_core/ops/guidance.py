@@ -1,7 +1,7 @@
 """Guidance: up to four predictions of one noisy picture become one, with weights that sum to 1.
 
 Because the weights sum to 1, the result is the same whether the predictions are noise, velocity or the clean sample:
-at one noisy picture these are affine maps of each other. Presets are METHODS' schemes A to F by name.
+at one noisy picture these are affine maps of each other. The presets by name are in docs/methods.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BRANCHES = tuple(field.name for field in fields(BranchWeights))
 def combine(outputs: Mapping[str, Tensor], weights: BranchWeights) -> Tensor:
     """The guided prediction, of the branches' predictions (b, c, h, w), all of one kind.
 
-    Source: the general form of METHODS.md 2.3; w_p0 = 1 - g, w_pc = g is classifier-free guidance, Ho and Salimans,
+    Source: docs/methods.md, "Guidance"; w_p0 = 1 - g, w_pc = g is classifier-free guidance, Ho and Salimans,
     arXiv:2207.12598.
     """
     total: Tensor | None = None
@@ -96,7 +96,7 @@ class Preset:
     """
 
     letter: str
-    """in METHODS.md 2.3"""
+    """in the table of docs/methods.md"""
     weights: Callable[[Dials], BranchWeights]
     has_dials: bool
     """whether base_scale and subject_scale act; otherwise guidance_scale alone does"""

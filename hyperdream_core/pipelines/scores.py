@@ -2,7 +2,8 @@
 
 A method is judged by how much its pictures look like the person (cosine to the reference in a recogniser's space),
 how well they show what the prompt asked for, and how far they merely copy the reference. Who judges is
-the caller's choice; METHODS.md 6 says which networks the field uses and why none may have been trained with.
+the caller's choice; docs/methods.md, "Judging", says which networks the field uses, and why none may have been
+trained with.
 """
 
 from __future__ import annotations

@@ -2,3 +2,5 @@
 
 The facts that these files rest on were seen in 0.8.0 and 0.28.0.
 """
+
+from __future__ import annotations

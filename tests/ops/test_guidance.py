@@ -43,7 +43,7 @@ def test_branches_of_weight_zero_are_not_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "dials", "expected"),
     [
-        # METHODS.md 2.3, worked out by hand: w_b0, w_bc, w_p0, w_pc.
+        # docs/methods.md, "Guidance", worked out by hand: w_b0, w_bc, w_p0, w_pc.
         ("plain", (3, 5, 2), (0, 0, -2, 3)),
         ("hybrid", (3, 5, 2), (-4, 3, 0, 2)),
         ("base-null", (3, 5, 2), (-2, 0, 0, 3)),

@@ -15,7 +15,7 @@ from ..base import Base
 from .denoising_error import Prompts, Samples
 
 _HOLDOUT_LEVELS = (0.95, 0.85, 0.7, 0.5)
-"""Noise levels at which a held-out crop is judged; identity is decided at the high ones (FEASIBILITY.md, section 5)."""
+"""Noise levels at which a held-out crop is judged; identity is decided at the high ones."""
 _HEAD = (0.67, 0.92)
 """Half width and half height of the head in a prepared crop, hair included, as shares of half the side."""
 _HOLDOUT_ZOOM = 0.12

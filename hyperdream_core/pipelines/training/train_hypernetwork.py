@@ -3,7 +3,8 @@
 No optimised target weights are needed; the frozen base's own loss says how good predicted weights are. Many
 subjects share a batch through per-sample adapters.
 
-Source: METHODS.md 2.2 (arXiv:2511.03156); 1.3 for the optional weight supervision (arXiv:2307.06949).
+Source: docs/methods.md, "Training a predictor" (arXiv:2511.03156; for the optional weight supervision
+arXiv:2307.06949).
 """
 
 from __future__ import annotations
