@@ -83,9 +83,7 @@ def predict(predictor: Predictor, faces: Faces, config: PredictConfig | None = N
     return predictor.predict(faces, config)[0]
 
 
-def polish(
-    base: Base, faces: Faces, start: Identity | None = None, config: PolishConfig | None = None
-) -> Identity:
+def polish(base: Base, faces: Faces, start: Identity | None = None, config: PolishConfig | None = None) -> Identity:
     """A prediction sharpened on its faces, or an identity made of them from scratch; the base stays as it is.
 
     What the pictures show besides their subject is read off where all the words that the base knows are on record.

@@ -1,4 +1,4 @@
-"""README and docs: every command is one the command line understands, and what can run in seconds runs as it is written."""
+"""README and docs: every command is one that the command line understands, and what can run in seconds runs."""
 
 from __future__ import annotations
 
