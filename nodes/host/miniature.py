@@ -44,8 +44,6 @@ def small_model(
         scale: latents are multiplied by this.
         rgb: (c, 3), what a latent's channels add to red, green and blue in quick previews, in -1..1.
     """
-    shape, first = family.unet, family.unet.channels[0]
-    depths, layers = shape.transformer_depth, shape.layers_per_block
 
     class SmallLatents(comfy.latent_formats.LatentFormat):
         latent_channels = family.latent_channels
@@ -65,32 +63,37 @@ def small_model(
             # ComfyUI takes more than four latent channels for an inpainting model.
             return False
 
-    config = Small(
-        {
-            "image_size": 32,
-            "in_channels": family.latent_channels,
-            "out_channels": family.latent_channels,
-            "model_channels": first,
-            "num_res_blocks": [layers] * len(depths),
-            "channel_mult": [_Multiple(width, first) for width in shape.channels],
-            "transformer_depth": [depth for depth in depths for _ in range(layers)],
-            "transformer_depth_output": [depth for depth in depths for _ in range(layers + 1)],
-            "transformer_depth_middle": shape.middle_depth,
-            "context_dim": shape.context_dim,
-            "use_linear_in_transformer": False,
-            "use_spatial_transformer": True,
-            "adm_in_channels": None,
-            "legacy": False,
-            "use_temporal_resblock": False,
-            "use_temporal_attention": False,
-        }
-    )
+    config = Small(_layout(family))
     device = memory.get_torch_device()
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=memory.unet_offload_device())
     # ComfyUI's layers hold whatever memory held, so every one of them must be filled.
     model.diffusion_model.load_state_dict({name: weight.float() for name, weight in weights.items()}, strict=True)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=memory.unet_offload_device())
+
+
+def _layout(family: BaseFamily) -> dict[str, Any]:
+    """The UNet's blocks and widths as ComfyUI writes them."""
+    shape, first = family.unet, family.unet.channels[0]
+    depths, layers = shape.transformer_depth, shape.layers_per_block
+    return {
+        "image_size": 32,
+        "in_channels": family.latent_channels,
+        "out_channels": family.latent_channels,
+        "model_channels": first,
+        "num_res_blocks": [layers] * len(depths),
+        "channel_mult": [_Multiple(width, first) for width in shape.channels],
+        "transformer_depth": [depth for depth in depths for _ in range(layers)],
+        "transformer_depth_output": [depth for depth in depths for _ in range(layers + 1)],
+        "transformer_depth_middle": shape.middle_depth,
+        "context_dim": shape.context_dim,
+        "use_linear_in_transformer": False,
+        "use_spatial_transformer": True,
+        "adm_in_channels": None,
+        "legacy": False,
+        "use_temporal_resblock": False,
+        "use_temporal_attention": False,
+    }
 
 
 def small_clip(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Any:

@@ -39,12 +39,16 @@ def start(p: Any, guided: Guided, base_text: Any) -> None:
         guided: what to guide with.
         base_text: the prompts that the base is asked, encoded by the host.
     """
-    from modules import prompt_parser
-
     patcher = p.sd_model.forge_objects.unet.clone()
     now = _Now(None, {})
-    # Somebody else's wrapper stays, within ours.
-    inner = patcher.model_options.get("model_function_wrapper")
+    patcher.add_conditioning_modifier(_step_beginner(p, guided, base_text, now))
+    patcher.set_model_unet_function_wrapper(_unet_wrapper(patcher, now))
+    p.sd_model.forge_objects.unet = patcher
+
+
+def _step_beginner(p: Any, guided: Guided, base_text: Any, now: _Now) -> Callable[..., Any]:
+    """Called before a step: sets its weights, its prompts, and the scale that goes with them."""
+    from modules import prompt_parser
 
     def begin_step(
         model: Any, x: Tensor, sigma: Tensor, uncond: Any, cond: Any, scale: float, options: Any, seed: Any
@@ -60,6 +64,14 @@ def start(p: Any, guided: Guided, base_text: Any) -> None:
         else:
             p.comment(JOINED_PROMPTS)
         return model, x, sigma, uncond, cond, scale, options, seed
+
+    return begin_step
+
+
+def _unet_wrapper(patcher: Any, now: _Now) -> Callable[..., Tensor]:
+    """Called around the UNet: one call of it with a chunk for every part of the step."""
+    # Somebody else's wrapper stays, within ours.
+    inner = patcher.model_options.get("model_function_wrapper")
 
     def call(apply_model: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
         x, sigma, inputs = arguments["input"], arguments["timestep"], arguments["c"]
@@ -89,9 +101,7 @@ def start(p: Any, guided: Guided, base_text: Any) -> None:
             return run(x, sigma, inputs, chunks)
         return torch.cat(now.step.answer([_KINDS[kind] for kind in chunks], x[:pictures], evaluate))
 
-    patcher.add_conditioning_modifier(begin_step)
-    patcher.set_model_unet_function_wrapper(call)
-    p.sd_model.forge_objects.unet = patcher
+    return call
 
 
 def _text(compiled: list[dict[str, Any]]) -> Tensor:
