@@ -307,9 +307,15 @@ def _watched(progress: Progress, watch: Watcher, adapters: TrainableAdapters) ->
     def current() -> dict[str, LoraPair]:
         return adapters.fold()
 
+    seen = -1
+
     def both(step: int, steps: int) -> None:
+        nonlocal seen
         progress(step, steps)
-        watch(step, steps, current)
+        # Before the first step progress is called often, while what is preserved is drawn.
+        if step != seen:
+            seen = step
+            watch(step, steps, current)
 
     return both
 
