@@ -34,7 +34,6 @@ def test_a_missing_model_names_files_sizes_folders_and_remedy(tmp_path: Path) ->
         str(tmp_path),
         f"{tmp_path / 'gone'} (no such folder)",
         "unpack",
-        "face_models",
     ):
         assert part in said
 
