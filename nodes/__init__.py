@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .apply_identity import ApplyIdentity, ApplyIdentityAdvanced
-from .blend_identities import BlendIdentities
-from .encode_prompt import EncodePrompt
-from .example_picture import offer_example_picture
-from .export_lora import ExportLora
+from .drawing.apply_identity import ApplyIdentity, ApplyIdentityAdvanced
+from .drawing.encode_prompt import EncodePrompt
+from .drawing.hybrid_guidance import HybridGuidance, HybridGuidanceAdvanced
+from .drawing.regional_identities import RegionalIdentities
 from .host import folders
-from .hybrid_guidance import HybridGuidance, HybridGuidanceAdvanced
-from .identity_files import LoadIdentity, SaveIdentity
-from .library_routes import register
-from .load_miniature import LoadMiniature
-from .load_predictor import LoadPredictor
-from .measure_likeness import MeasureLikeness
-from .polish_identity import PolishIdentity, PolishIdentityAdvanced
-from .predict_identity import PredictIdentity
-from .prepare_face import PrepareFace
-from .regional_identities import RegionalIdentities
+from .library.blend_identities import BlendIdentities
+from .library.export_lora import ExportLora
+from .library.identity_files import LoadIdentity, SaveIdentity
+from .library.library_routes import register
+from .library.measure_likeness import MeasureLikeness
+from .making.example_picture import offer_example_picture
+from .making.load_miniature import LoadMiniature
+from .making.load_predictor import LoadPredictor
+from .making.polish_identity import PolishIdentity, PolishIdentityAdvanced
+from .making.predict_identity import PredictIdentity
+from .making.prepare_face import PrepareFace
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadMiniature,

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...hyperdream_core.errors import ConfigError
 from ...hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from ...hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, Guidance, GuidedStep, Key, Part
-from ..guided_prompts import worded
+from .guided_prompts import worded
 from .models import level_in
 from .patches import options_of_call
 

@@ -68,18 +68,18 @@ def rounded_to_8_bits(model: Any, keep: bool) -> None:
 def main() -> None:
     nodes = pack()
     picture = np.asarray(Image.open(Path(PACK) / "examples" / "portrait.png").convert("RGB"), np.float32) / 255
-    (predictor,) = nodes.load_predictor.LoadPredictor.execute("miniature (built in)").args
-    faces = nodes.prepare_face.PrepareFace.execute(
+    (predictor,) = nodes.making.load_predictor.LoadPredictor.execute("miniature (built in)").args
+    faces = nodes.making.prepare_face.PrepareFace.execute(
         torch.from_numpy(picture)[None], detector="already-cropped", order="size", index=0, on_no_face="stop"
     ).args[0]
-    (identity,) = nodes.predict_identity.PredictIdentity.execute(predictor, faces).args
+    (identity,) = nodes.making.predict_identity.PredictIdentity.execute(predictor, faces).args
 
     def applied(model: Any, clip: Any, mode: str) -> Any:
         dials = {"start_percent": 0.0, "end_percent": 1.0, "down": 1.0, "middle": 1.0, "up": 1.0, "text": 1.0}
-        apply = nodes.apply_identity.ApplyIdentityAdvanced
+        apply = nodes.drawing.apply_identity.ApplyIdentityAdvanced
         return apply.execute(model, clip, identity, strength=1.0, mode=mode, **dials).args[0]
 
-    model, clip, _ = nodes.load_miniature.LoadMiniature.execute().args
+    model, clip, _ = nodes.making.load_miniature.LoadMiniature.execute().args
     base = answer(model)
     for mode in ("merged", "live"):
         person = applied(model, clip, mode)
@@ -88,7 +88,7 @@ def main() -> None:
         torch.testing.assert_close(answer(person, budget=1), whole, rtol=0, atol=1e-4)
         torch.testing.assert_close(answer(model), base, rtol=0, atol=0)
 
-    eight, rounded = (nodes.load_miniature.LoadMiniature.execute().args[0] for _ in range(2))
+    eight, rounded = (nodes.making.load_miniature.LoadMiniature.execute().args[0] for _ in range(2))
     rounded_to_8_bits(eight, keep=True)
     rounded_to_8_bits(rounded, keep=False)
     expected = answer(applied(rounded, clip, "merged"))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.nodes.pack import ROOT, load_pack_module
 
-example_picture = load_pack_module("nodes.example_picture")
+example_picture = load_pack_module("nodes.making.example_picture")
 
 
 def test_the_portrait_is_put_where_load_image_looks(tmp_path: Path) -> None:

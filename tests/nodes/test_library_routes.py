@@ -22,7 +22,7 @@ def talk(folder: Path, conversation: Callable[[Any], Awaitable[None]]) -> None:
 
     async def run() -> None:
         routes, application = web.RouteTableDef(), web.Application()
-        load_pack_module("nodes.library_routes").register(routes, lambda: [folder])
+        load_pack_module("nodes.library.library_routes").register(routes, lambda: [folder])
         application.add_routes(routes)
         async with TestClient(TestServer(application)) as client:
             await conversation(client)

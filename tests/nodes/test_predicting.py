@@ -25,7 +25,7 @@ def base(loaded_pack: Any) -> Any:
 
 def comfy_base(host: Host, miniature: Any) -> Any:
     with host.module("host.run").ordinary_tensors():
-        made = host.module("comfy_base").ComfyBase(*miniature)
+        made = host.module("making.comfy_base").ComfyBase(*miniature)
         made.load()
         return made
 
@@ -60,13 +60,13 @@ def test_the_miniature_is_read_without_diffusers(host: Host, monkeypatch: pytest
         monkeypatch.setattr(made, name, lambda *given, **named: given[0])
     for package in ("diffusers", "accelerate"):
         monkeypatch.setitem(sys.modules, package, None)
-    family, text, autoencoder = host.module("load_miniature").load_miniature()
+    family, text, autoencoder = host.module("making.load_miniature").load_miniature()
     assert family.name == "miniature" and all(name.startswith("text_model.") for name in text)
     assert type(autoencoder).__name__ == "SmallAutoencoder"
 
 
 def test_a_damaged_miniature_is_one_sentence(host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    module = host.module("load_miniature")
+    module = host.module("making.load_miniature")
     refused = pytest.raises(host.core("errors").FileFormatError, match="install HyperDream again")
     monkeypatch.setattr(module, "bundled_weights", lambda: tmp_path)
     with refused:

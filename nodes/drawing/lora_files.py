@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..hyperdream_core.bases import UNET
-from ..hyperdream_core.bases.keys import to_ldm
-from ..hyperdream_core.formats.lora_file import read_lora_file as read
-from ..hyperdream_core.ops.lowrank import LoraPair
-from .host import models, patches, run
+from ...hyperdream_core.bases import UNET
+from ...hyperdream_core.bases.keys import to_ldm
+from ...hyperdream_core.formats.lora_file import read_lora_file as read
+from ...hyperdream_core.ops.lowrank import LoraPair
+from ..host import models, patches, run
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,12 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.identity import Identity
+from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.identity import Identity
+from ..host import run
+from ..wires import IDENTITY
 from .guided_subjects import ConnectedSubject, Prompts
-from .host import run
 from .hybrid_guidance import PRESETS, base_inputs, dial_inputs, guidance_config, guided_output, outputs, prompt_inputs
-from .wires import IDENTITY
 
 _MOST = 4
 _Places = Sequence[tuple[Identity | None, Tensor | None]]

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ..hyperdream_core.bases import UNET, BaseFamily
-from ..hyperdream_core.bases.keys import to_ldm
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.ops.lowrank import LoraPair
-from ..hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
-from ..hyperdream_core.pipelines.drawing.guided_step import Guidance
-from ..hyperdream_core.pipelines.drawing.subjects import Pairs, ResolvedSubject, Subject, resolve
-from ..hyperdream_core.pipelines.prompts import insert_identifier, without_identifier
-from .guided_prompts import with_wordings
-from .host import guidance, models, patches
+from ...hyperdream_core.bases import UNET, BaseFamily
+from ...hyperdream_core.bases.keys import to_ldm
+from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.ops.lowrank import LoraPair
+from ...hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
+from ...hyperdream_core.pipelines.drawing.guided_step import Guidance
+from ...hyperdream_core.pipelines.drawing.subjects import Pairs, ResolvedSubject, Subject, resolve
+from ...hyperdream_core.pipelines.prompts import insert_identifier, without_identifier
+from ..host import guidance, models, patches
+from ..host.guided_prompts import with_wordings
 from .live_adapter import refuse_banded_text
 from .lora_files import LoraFile
 

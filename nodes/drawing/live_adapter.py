@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ..hyperdream_core.bases import UNET, BaseFamily
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.models.adapted_linear import live
-from ..hyperdream_core.ops.bands import WHOLE, Band, find_owner, said
-from ..hyperdream_core.ops.lowrank import LoraPair
-from .host import patches
+from ...hyperdream_core.bases import UNET, BaseFamily
+from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.models.adapted_linear import live
+from ...hyperdream_core.ops.bands import WHOLE, Band, find_owner, said
+from ...hyperdream_core.ops.lowrank import LoraPair
+from ..host import patches
 
 
 def refuse_banded_text(identity: Identity, family: BaseFamily) -> None:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..hyperdream_core.bases import BaseFamily, get_base
-from ..hyperdream_core.bundled import bundled_weights
-from ..hyperdream_core.errors import FileFormatError
-from ..hyperdream_core.formats.container import read_tensors
-from ..hyperdream_core.models.small_autoencoder import SmallAutoencoder
-from ..hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm
-from .host import miniature, run
+from ...hyperdream_core.bases import BaseFamily, get_base
+from ...hyperdream_core.bundled import bundled_weights
+from ...hyperdream_core.errors import FileFormatError
+from ...hyperdream_core.formats.container import read_tensors
+from ...hyperdream_core.models.small_autoencoder import SmallAutoencoder
+from ...hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm
+from ..host import miniature, run
 
 _TEXT_SETTINGS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "hidden_act")
 

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..hyperdream_core.faces.likeness import Likeness, open_likeness
-from ..hyperdream_core.faces.prepared_faces import Faces
-from ..hyperdream_core.miniature.companions import companions_of
-from ..hyperdream_core.ops.lowrank import LoraPair
-from ..hyperdream_core.pictures.curves import Curves, draw_curves
-from ..hyperdream_core.pictures.files import to_pil
-from ..hyperdream_core.pipelines.drawing.few_steps import few_steps
+from ...hyperdream_core.faces.likeness import Likeness, open_likeness
+from ...hyperdream_core.faces.prepared_faces import Faces
+from ...hyperdream_core.miniature.companions import companions_of
+from ...hyperdream_core.ops.lowrank import LoraPair
+from ...hyperdream_core.pictures.curves import Curves, draw_curves
+from ...hyperdream_core.pictures.files import to_pil
+from ...hyperdream_core.pipelines.drawing.few_steps import few_steps
+from ..host import models, run
 from .comfy_base import ComfyBase
-from .host import models, run
 
 
 class Named(Protocol):

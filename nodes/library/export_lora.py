@@ -6,13 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hyperdream_core.errors import BaseMismatchError
-from ..hyperdream_core.formats.container import read_tensors
-from ..hyperdream_core.formats.file_names import free_file
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.pipelines.export import export_lora
-from .host import folders, models, run
-from .wires import IDENTITY
+from ...hyperdream_core.errors import BaseMismatchError
+from ...hyperdream_core.formats.container import read_tensors
+from ...hyperdream_core.formats.file_names import free_file
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.pipelines.export import export_lora
+from ..host import folders, models, run
+from ..wires import IDENTITY
 
 
 class ExportLora(io.ComfyNode):

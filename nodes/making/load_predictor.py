@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.pipelines.predictors.predictor import open_predictor
-from .dials import choice
-from .host import folders, models, run
-from .wires import PREDICTOR, LoadedPredictor
+from ...hyperdream_core.pipelines.predictors.predictor import open_predictor
+from ..dials import choice
+from ..host import folders, models, run
+from ..wires import PREDICTOR, LoadedPredictor
 
 BUILT_IN = "miniature (built in)"
 

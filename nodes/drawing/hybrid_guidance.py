@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
-from .dials import (
+from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
+from ..dials import (
     check_range,
     choice,
     number_dial,
@@ -19,10 +19,10 @@ from .dials import (
     strength_dial,
     subjects_prompt_box,
 )
+from ..host import folders, run
+from ..wires import IDENTITY
 from .guided_subjects import ConnectedSubject, Prompts, guided
-from .host import folders, run
 from .lora_files import read_lora_file
-from .wires import IDENTITY
 
 PRESETS = ["hybrid", "mix", "blend", "base-null", "plain"]
 NO_LORA = "none"

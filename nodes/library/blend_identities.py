@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.identity import Identity, blended
-from .dials import share_dial
-from .host import run
-from .wires import IDENTITY
+from ...hyperdream_core.identity import Identity, blended
+from ..dials import share_dial
+from ..host import run
+from ..wires import IDENTITY
 
 
 class BlendIdentities(io.ComfyNode):

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..hyperdream_core.errors import ConfigError
+from ...hyperdream_core.errors import ConfigError
 
 _KEY = "hyperdream_wordings"
 

@@ -9,12 +9,12 @@ from datetime import datetime, timezone
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..hyperdream_core.formats.file_names import free_file
-from ..hyperdream_core.formats.identity_file import read_identity, write_identity
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.pictures.files import save_image
-from .host import folders, run
-from .wires import IDENTITY
+from ...hyperdream_core.formats.file_names import free_file
+from ...hyperdream_core.formats.identity_file import read_identity, write_identity
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.pictures.files import save_image
+from ..host import folders, run
+from ..wires import IDENTITY
 
 
 class SaveIdentity(io.ComfyNode):

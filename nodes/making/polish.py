@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..hyperdream_core.bases import BaseFamily
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.faces.prepared_faces import Faces
-from ..hyperdream_core.formats.file_names import free_file
-from ..hyperdream_core.formats.identity_file import write_identity
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.miniature.companions import companions_of
-from ..hyperdream_core.pipelines.make_identity import (
+from ...hyperdream_core.bases import BaseFamily
+from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.faces.prepared_faces import Faces
+from ...hyperdream_core.formats.file_names import free_file
+from ...hyperdream_core.formats.identity_file import write_identity
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.miniature.companions import companions_of
+from ...hyperdream_core.pipelines.make_identity import (
     MadeIdentity,
     MakeIdentityConfig,
     Watch,
     check_job,
     make_identity,
 )
-from ..hyperdream_core.pipelines.polishing.polish import PolishConfig
-from ..hyperdream_core.pipelines.predictors.predict import PredictConfig
-from ..hyperdream_core.pipelines.prompts import captions_of_lines
+from ...hyperdream_core.pipelines.polishing.polish import PolishConfig
+from ...hyperdream_core.pipelines.predictors.predict import PredictConfig
+from ...hyperdream_core.pipelines.prompts import captions_of_lines
+from ..host import folders, models, run, training
 from .comfy_base import ComfyBase
-from .host import folders, models, run, training
 from .polish_watch import PolishWatch
 
 # Measured on a full SD 1.5 at 256 px in fp32, one sample: 3.2 GB beside the weights, which is this many numbers per

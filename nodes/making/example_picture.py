@@ -6,8 +6,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from ..hyperdream_core.bundled import bundled_examples
-from ..hyperdream_core.errors import FileFormatError
+from ...hyperdream_core.bundled import bundled_examples
+from ...hyperdream_core.errors import FileFormatError
 
 EXAMPLE_PICTURE = "hyperdream-portrait.png"
 

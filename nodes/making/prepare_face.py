@@ -9,16 +9,16 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..hyperdream_core.errors import ReferenceImageError
-from ..hyperdream_core.faces.detectors import DetectorName
-from ..hyperdream_core.faces.face import Face, FaceOrder, face_from_landmarks
-from ..hyperdream_core.faces.prepare import PrepareConfig, PreparedReferences, prepare_references
-from ..hyperdream_core.faces.prepared_faces import Faces, report_text
-from ..hyperdream_core.pictures.arrays import picture_from_array
-from ..hyperdream_core.pictures.files import resize
-from .dials import choice, count_dial
-from .host import folders, run
-from .wires import FACES, LANDMARKS
+from ...hyperdream_core.errors import ReferenceImageError
+from ...hyperdream_core.faces.detectors import DetectorName
+from ...hyperdream_core.faces.face import Face, FaceOrder, face_from_landmarks
+from ...hyperdream_core.faces.prepare import PrepareConfig, PreparedReferences, prepare_references
+from ...hyperdream_core.faces.prepared_faces import Faces, report_text
+from ...hyperdream_core.pictures.arrays import picture_from_array
+from ...hyperdream_core.pictures.files import resize
+from ..dials import choice, count_dial
+from ..host import folders, run
+from ..wires import FACES, LANDMARKS
 
 _SIZE = 512
 """Side of the crops that are kept, px; other sizes are cut from the photograph when they are asked for."""

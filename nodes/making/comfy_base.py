@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..hyperdream_core.bases import UNET, BaseFamily
-from ..hyperdream_core.bases.keys import to_ldm
-from ..hyperdream_core.errors import ConfigError
-from ..hyperdream_core.models.adapted_linear import live
-from ..hyperdream_core.ops.lowrank import LoraPair
-from ..hyperdream_core.pipelines.base import Conditioning
-from .host import models, patches, run, training
+from ...hyperdream_core.bases import UNET, BaseFamily
+from ...hyperdream_core.bases.keys import to_ldm
+from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.models.adapted_linear import live
+from ...hyperdream_core.ops.lowrank import LoraPair
+from ...hyperdream_core.pipelines.base import Conditioning
+from ..host import models, patches, run, training
 
 _RECOMPUTED = ("ResBlock", "BasicTransformerBlock")
 """ComfyUI's classes whose insides are computed twice rather than kept, to save memory."""

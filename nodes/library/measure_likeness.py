@@ -8,12 +8,12 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..hyperdream_core.faces.likeness import open_likeness
-from ..hyperdream_core.faces.prepared_faces import Faces
-from ..hyperdream_core.miniature.companions import companions_of, small_families
-from ..hyperdream_core.pictures.arrays import picture_from_array
-from .host import folders, run
-from .wires import FACES
+from ...hyperdream_core.faces.likeness import open_likeness
+from ...hyperdream_core.faces.prepared_faces import Faces
+from ...hyperdream_core.miniature.companions import companions_of, small_families
+from ...hyperdream_core.pictures.arrays import picture_from_array
+from ..host import folders, run
+from ..wires import FACES
 
 
 class MeasureLikeness(io.ComfyNode):

@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.pipelines.prompts import insert_identifier, names_subject
-from .dials import subjects_prompt_box
-from .host import models
-from .wires import IDENTITY
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.pipelines.prompts import insert_identifier, names_subject
+from ..dials import subjects_prompt_box
+from ..host import models
+from ..wires import IDENTITY
 
 
 class EncodePrompt(io.ComfyNode):

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hyperdream_core.errors import ConfigError, HyperDreamError
-from ..hyperdream_core.pipelines.library import Library
+from ...hyperdream_core.errors import ConfigError, HyperDreamError
+from ...hyperdream_core.pipelines.library import Library
 
 if TYPE_CHECKING:
     from aiohttp import web

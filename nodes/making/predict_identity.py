@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.faces.prepared_faces import Faces
-from .host import models, run
-from .wires import FACES, IDENTITY, PREDICTOR, LoadedPredictor
+from ...hyperdream_core.faces.prepared_faces import Faces
+from ..host import models, run
+from ..wires import FACES, IDENTITY, PREDICTOR, LoadedPredictor
 
 
 class PredictIdentity(io.ComfyNode):

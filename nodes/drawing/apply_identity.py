@@ -8,16 +8,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hyperdream_core.bases import UNET, BaseFamily
-from ..hyperdream_core.bases.keys import to_ldm
-from ..hyperdream_core.errors import BaseMismatchError, ConfigError
-from ..hyperdream_core.identity import Identity
-from ..hyperdream_core.ops.bands import WHOLE, Band, said
-from ..hyperdream_core.ops.lowrank import LoraPair
-from .dials import check_range, choice, range_dials, strength_dial
-from .host import models, patches, run
+from ...hyperdream_core.bases import UNET, BaseFamily
+from ...hyperdream_core.bases.keys import to_ldm
+from ...hyperdream_core.errors import BaseMismatchError, ConfigError
+from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.ops.bands import WHOLE, Band, said
+from ...hyperdream_core.ops.lowrank import LoraPair
+from ..dials import check_range, choice, range_dials, strength_dial
+from ..host import models, patches, run
+from ..wires import IDENTITY
 from .live_adapter import LiveAdapter, refuse_banded_text
-from .wires import IDENTITY
 
 _PARTS = {"down_blocks": "down", "mid_block": "middle", "up_blocks": "up"}
 

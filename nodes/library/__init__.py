@@ -1,0 +1,3 @@
+"""Nodes that keep identities: saving, loading, exporting, blending, measuring, and what the sidebar asks."""
+
+from __future__ import annotations
