@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...hyperdream_core.bases import BaseFamily, get_base
-from ...hyperdream_core.bundled import bundled_weights
+from ...hyperdream_core.bundled import SHIPPED, bundled_weights
 from ...hyperdream_core.errors import FileFormatError
 from ...hyperdream_core.formats.container import read_tensors
 from ...hyperdream_core.models.small_autoencoder import SmallAutoencoder
@@ -54,7 +54,7 @@ def load_miniature() -> tuple[Any, Any, Any]:
     Raises:
         FileFormatError: a file of it is missing, damaged or of another size.
     """
-    folder, family = bundled_weights() / "miniature" / "base", get_base("miniature")
+    folder, family = bundled_weights() / SHIPPED / "base", get_base(SHIPPED)
     schedule = _settings(folder / "scheduler" / "scheduler_config.json")
     unet, unet_tensors = _part(folder / "unet")
     text, text_tensors = _part(folder / "text_encoder")

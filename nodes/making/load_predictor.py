@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...hyperdream_core.bundled import SHIPPED
 from ...hyperdream_core.pipelines.predictors.predictor import open_predictor
 from ..dials import choice
 from ..host import folders, models, run
@@ -46,5 +47,5 @@ class LoadPredictor(io.ComfyNode):
     def execute(cls, predictor: str) -> io.NodeOutput:
         with run.ordinary_tensors():
             own = predictor == BUILT_IN
-            opened = open_predictor("miniature" if own else folders.stored_file(folders.PREDICTORS, predictor))
+            opened = open_predictor(SHIPPED if own else folders.stored_file(folders.PREDICTORS, predictor))
             return io.NodeOutput(LoadedPredictor(opened, models.networks_patcher(opened.network)))

@@ -119,26 +119,14 @@ def train(
         raise ConfigError(f"{checkpoint} holds {first} steps, {total} are asked for; ask for more, or delete it")
     wrapped = accelerator.prepare(objective) if accelerator.num_processes > 1 else objective
     wrapped.train()
+    run = _Run(wrapped, draw_batch, config, trained, averaged, optimizer, accelerator.process_index)
     losses: list[float] = []
     step = first
     try:
         for step in range(first, total):
             if progress is not None and accelerator.is_main_process:
                 progress(step, total)
-            cycle, in_cycle = divmod(step, config.steps)
-            if cycle and not in_cycle:
-                _restore(trained, averaged)
-                optimizer.state.clear()
-            generator = step_generator(config.seed + CYCLE_SEEDS * cycle, in_cycle, accelerator.process_index)
-            loss = wrapped(draw_batch(generator), generator)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained.values(), config.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            _average(averaged, trained, 1.0 / (1.0 + min(in_cycle, config.ema_share * config.steps)))
-            losses.append(float(loss.detach()))
+            losses.append(run.step(step))
             if (step + 1) % config.save_every == 0 and accelerator.is_main_process:
                 _save(checkpoint, step + 1, trained, averaged, optimizer)
     except BaseException:
@@ -150,6 +138,37 @@ def train(
     accelerator.wait_for_everyone()
     _restore(trained, averaged)
     return losses
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One process's share of a training."""
+
+    objective: nn.Module
+    draw_batch: Callable[[torch.Generator], Any]
+    config: TrainingConfig
+    trained: Mapping[str, nn.Parameter]
+    averaged: Mapping[str, Tensor]
+    optimizer: torch.optim.AdamW
+    process: int
+
+    def step(self, step: int) -> float:
+        """Take one optimiser step, counted over all cycles, and return its loss."""
+        config = self.config
+        cycle, in_cycle = divmod(step, config.steps)
+        if cycle and not in_cycle:
+            _restore(self.trained, self.averaged)
+            self.optimizer.state.clear()
+        generator = step_generator(config.seed + CYCLE_SEEDS * cycle, in_cycle, self.process)
+        loss = self.objective(self.draw_batch(generator), generator)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained.values(), config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        _average(self.averaged, self.trained, 1.0 / (1.0 + min(in_cycle, config.ema_share * config.steps)))
+        return float(loss.detach())
 
 
 def launch(function: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
@@ -173,13 +192,13 @@ def is_main_process() -> bool:
 
 
 @torch.no_grad()
-def _average(averaged: dict[str, Tensor], trained: dict[str, nn.Parameter], share: float) -> None:
+def _average(averaged: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter], share: float) -> None:
     for name, parameter in trained.items():
         averaged[name].lerp_(parameter, share)
 
 
 @torch.no_grad()
-def _restore(trained: dict[str, nn.Parameter], averaged: dict[str, Tensor]) -> None:
+def _restore(trained: Mapping[str, nn.Parameter], averaged: Mapping[str, Tensor]) -> None:
     for name, parameter in trained.items():
         parameter.copy_(averaged[name])
 
