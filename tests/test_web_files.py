@@ -61,7 +61,7 @@ def node_definitions(language: str) -> dict[str, Any]:
 def declared_nodes() -> set[str]:
     """Ids in the nodes' own source."""
     ids: set[str] = set()
-    for path in (ROOT / "nodes").glob("*.py"):
+    for path in (ROOT / "nodes").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call):
                 ids |= {
