@@ -45,7 +45,7 @@ def address(tmp_path: Path) -> Iterator[str]:
             grid=Image.open(order.files[0]),
             likeness=0.8,
             likeness_before=0.1,
-            report=f"polished for {order.steps} steps",
+            report=f"made of {len(order.files)} photograph",
             infotext="Steps: 20",
             cancelled=False,
         )
@@ -88,7 +88,7 @@ def test_from_a_photograph_to_a_prompt_and_through_the_library(page: Any) -> Non
     page.wait_for_selector("#hyperdream_faces img")
     page.fill("#hyperdream_name textarea, #hyperdream_name input", "mara")
     page.click("#hyperdream_create")
-    page.wait_for_selector("#hyperdream_result >> text=polished for 40 steps")
+    page.wait_for_selector("#hyperdream_result >> text=made of 1 photograph")
     page.wait_for_selector("#hyperdream_grid img")
     page.wait_for_selector("#hyperdream_likeness .hd-after")
     prompt = page.input_value("#hyperdream_prompt textarea, #hyperdream_prompt input")

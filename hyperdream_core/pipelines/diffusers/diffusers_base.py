@@ -127,7 +127,7 @@ class DiffusersBase:
     def _split(self, pairs: Mapping[str, LoraPair]) -> list[tuple[nn.Module, dict[str, LoraPair]]]:
         """The pairs of each network, under the layers' names within it."""
         networks: dict[str, nn.Module] = {UNET: self.unet}
-        # A base may come without its text encoders, for prompts that are encoded already: then its UNet alone is adapted.
+        # A base may come without text encoders, where prompts are encoded already: its UNet alone is adapted then.
         networks |= zip((one.name for one in self.family.text_encoders), self.text_encoders, strict=False)
         parts: dict[str, dict[str, LoraPair]] = {part: {} for part in networks}
         for layer, pair in pairs.items():
