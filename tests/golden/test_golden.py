@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hyperdream_core.errors import ConfigError
+from hyperdream_core.errors import Cancelled, ConfigError
 from hyperdream_core.formats.identity_file import read_identity, write_identity
 from hyperdream_core.formats.lora_file import read_lora
 from hyperdream_core.identity import Identity
@@ -54,6 +54,8 @@ IDENTITIES = {
 LORAS = {"lora-kohya": ("identity-polished-fp32", "kohya", 1.0),
          "lora-diffusers": ("identity-predicted-fp32", "diffusers", 0.5)}  # fmt: skip
 """File -> the identity it was made of, its dialect and the strength put into it"""
+FROM_SCRATCH = "cc7d482a2d1ba88b3b3c4a8ad4d892bbab876a20915f362c57dd3f2b029252c6"
+"""What 0.1.0 calls the job of polishing `expected["picture"]` from scratch, steps left out"""
 
 
 class Line(nn.Module):
@@ -209,6 +211,28 @@ def test_polishing_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
     torch.testing.assert_close(torch.tensor(result.losses), expected["polished/losses"], atol=1e-4, rtol=1e-3)
     wanted = {key: value for key, value in under(expected, "polished").items() if key != "losses"}
     assert_same_change(values_of(result.identity), wanted, share=0.01)
+
+
+def test_a_job_from_scratch_that_was_stopped_goes_on_for_the_steps_it_began_with(
+    expected: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Steps that nobody named were 40 from scratch too; the digest is what 0.1.0 wrote into such a job's checkpoint."""
+    picture, checkpoint, steps = expected["picture"], tmp_path / "checkpoint.safetensors", list[tuple[int, int]]()
+    config = replace(POLISH, steps=None, holdout_every=0)
+
+    def stop_at_four(step: int, total: int) -> None:
+        steps.append((step, total))
+        if step == 4:
+            raise Cancelled("stopped")
+
+    named = polish(random_base(), picture, None, replace(config, steps=40), stop_at_four, checkpoint)
+    assert named.cancelled and metadata_of(checkpoint)["job"] == FROM_SCRATCH
+    steps.clear()
+    polish(random_base(), picture, None, config, lambda *at: steps.append(at), checkpoint)
+    assert steps[0] == (3, 40) and steps[-1] == (40, 40)
+    # A job that nobody has begun takes today's steps.
+    assert polish(random_base(), picture, None, config, stop_at_four, checkpoint).cancelled
+    assert steps[-1] == (4, 200)
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(

@@ -220,7 +220,7 @@ def _polish_rows(
     watch: Watcher | None = None,
 ) -> list[PolishResult]:
     began = time.perf_counter()
-    config = replace(config, steps=config.steps_from(any(start is not None for start in starts)))
+    config = _with_steps(config, subjects, starts, checkpoint)
     if len(subjects) != len(starts):
         raise ConfigError(f"{len(subjects)} subjects have pictures but {len(starts)} a start; give one for each")
     like = without_effect(base.family, starts, (config.target_set, config.down_dim, config.up_dim))
@@ -259,6 +259,24 @@ def _polish_rows(
         del run, adapters, optimizer, material
         torch.cuda.empty_cache()
     return results
+
+
+def _with_steps(
+    config: PolishConfig,
+    subjects: Sequence[tuple[Tensor, Sequence[str]]],
+    starts: Sequence[Identity | None],
+    checkpoint: Path | None,
+) -> PolishConfig:
+    """The settings with the steps that they stand for.
+
+    0.1.0 took as many from scratch as after a prediction if none were named. A job that it stopped goes on as it began.
+    """
+    has_start = any(start is not None for start in starts)
+    if config.steps is None and not has_start:
+        older = replace(config, steps=STEPS_AFTER_PREDICTION)
+        if PolishCheckpoint(checkpoint, job_digest(older, subjects, starts)).is_begun():
+            return older
+    return replace(config, steps=config.steps_from(has_start))
 
 
 def _train(

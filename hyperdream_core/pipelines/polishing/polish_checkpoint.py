@@ -69,6 +69,17 @@ class PolishCheckpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_container(self.path, _KIND, _VERSION, {"job": self.job}, tensors)
 
+    def is_begun(self) -> bool:
+        """Whether there is a file, and it is of this very job.
+
+        Raises:
+            FileFormatError: the file is damaged or no checkpoint.
+        """
+        if self.path is None or not self.path.exists():
+            return False
+        metadata, _ = read_container(self.path, _KIND, _VERSION)
+        return metadata.get("job") == self.job
+
     @torch.no_grad()
     def load(self, run: PolishRun) -> int:
         """Put the saved state into the run and return its step; 0 if there is no file.

@@ -3,6 +3,9 @@
 They depend on the shipped weights: whoever replaces these on purpose makes the files anew, after today's code has
 passed with the old weights, and says so. Until then each picture is within 1 of 255 of the stored one, on one thread.
 The identity among them was made by 0.1.0's main command in three steps of polishing.
+
+Command line, node and tab draw with their own noise and samplers, so each has pictures of its own: a place is compared
+with what 0.1.0 drew in the same place, never with another place. The sampler behind the nodes is the double's.
 """
 
 from __future__ import annotations
