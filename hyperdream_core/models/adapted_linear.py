@@ -19,6 +19,7 @@ from ..errors import BaseMismatchError, ConfigError
 from ..ops.changes import LayerChange
 from ..ops.lowrank import LoraPair
 from .low_rank_change import Forward, LowRank
+from .one_thread import alone_with
 
 
 class ChangeKind(Protocol):
@@ -56,7 +57,8 @@ def live(
 
     Contexts may be nested on the same layers: their changes add up. Gradients flow into the changes and the strength.
     The weights are not touched, so this also adapts quantised layers. A layer's adapter is chosen when the layer is
-    called: with activation checkpointing, call backward() inside the context.
+    called: with activation checkpointing, call backward() inside the context. Other threads wait for the module
+    meanwhile; see `one_thread`.
 
     Args:
         module: owner of the layers, e.g. a UNet.
@@ -71,12 +73,13 @@ def live(
         ConfigError: an unknown kind of change; changes and strengths for different numbers of samples; in the call of
             a layer, another batch.
     """
-    layers = _find_layers(module, changes)
-    for name, change in changes.items():
-        _check_samples(name, change, strength)
-    if isinstance(strength, (int, float)) and strength == 0:
-        layers = {}
     with ExitStack() as stack:
+        stack.enter_context(alone_with([module]))
+        layers = _find_layers(module, changes)
+        for name, change in changes.items():
+            _check_samples(name, change, strength)
+        if isinstance(strength, (int, float)) and strength == 0:
+            layers = {}
         for name, layer in layers.items():
             change = changes[name]
             forward = kind_of(name, change).forward(name, layer, change, strength, samples_each)
@@ -89,20 +92,22 @@ def merged(module: nn.Module, changes: Mapping[str, LayerChange], strength: floa
     """Run with changed weights, e.g. W + strength * up @ down, summed in float32, then put the original tensors back.
 
     The originals are set aside whole, so they return bit for bit whatever happens inside. Costs one copy of each
-    adapted weight and nothing per call. Low-precision weights round small changes away: use `live` there.
+    adapted weight and nothing per call. Low-precision weights round small changes away: use `live` there. Other threads
+    wait for the module meanwhile.
 
     Raises:
         BaseMismatchError: a layer is missing, has no plain weight, or its sizes are not the change's.
     """
-    weights = _merged_weights(module, changes, strength)
-    originals = [(parameter, parameter.data) for parameter, _ in weights]
-    try:
-        for parameter, value in weights:
-            parameter.data = value
-        yield
-    finally:
-        for parameter, original in originals:
-            parameter.data = original
+    with alone_with([module]):
+        weights = _merged_weights(module, changes, strength)
+        originals = [(parameter, parameter.data) for parameter, _ in weights]
+        try:
+            for parameter, value in weights:
+                parameter.data = value
+            yield
+        finally:
+            for parameter, original in originals:
+                parameter.data = original
 
 
 def merge_(module: nn.Module, changes: Mapping[str, LayerChange], strength: float = 1.0) -> None:
@@ -111,7 +116,7 @@ def merge_(module: nn.Module, changes: Mapping[str, LayerChange], strength: floa
     Raises:
         BaseMismatchError: a layer is missing, has no plain weight, or its sizes are not the change's.
     """
-    with torch.no_grad():
+    with torch.no_grad(), alone_with([module]):
         for parameter, value in _merged_weights(module, changes, strength):
             parameter.copy_(value)
 

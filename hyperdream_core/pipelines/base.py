@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -91,21 +92,67 @@ class Base(Protocol):
 
 @contextmanager
 def frozen(base: Base) -> Iterator[None]:
-    """Evaluation mode and no gradients for the base's own weights; both as they were afterwards."""
+    """Evaluation mode and no gradients for the base's own weights; both as they were once the last user has gone.
+
+    Several threads may have a base frozen at once.
+    """
     modules = [module for network in base.modules() for module in network.modules()]
     parameters = [parameter for network in base.modules() for parameter in network.parameters()]
-    was_training = [module.training for module in modules]
-    required = [parameter.requires_grad for parameter in parameters]
+    taken: list[nn.Module | nn.Parameter] = []
     try:
-        for module in modules:
-            module.training = False
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+        with _FREEZING:
+            for module in modules:
+                _hold(module, module.training)
+                taken.append(module)
+                module.training = False
+            for parameter in parameters:
+                _hold(parameter, parameter.requires_grad)
+                taken.append(parameter)
+                if parameter.requires_grad:
+                    parameter.requires_grad_(False)
         yield
     finally:
-        for module, flag in zip(modules, was_training, strict=True):
-            module.training = flag
-        for parameter, flag in zip(parameters, required, strict=True):
-            # Weights that a host has loaded in inference mode take the flag back only there.
-            with torch.inference_mode(parameter.is_inference()):
-                parameter.requires_grad_(flag)
+        with _FREEZING:
+            for what in taken:
+                _give_back(what, _let_go(what))
+
+
+def _give_back(what: nn.Module | nn.Parameter, flag: bool | None) -> None:
+    if flag is None:
+        return
+    if isinstance(what, nn.Module):
+        what.training = flag
+    elif flag != what.requires_grad:
+        # Weights that a host has loaded in inference mode take the flag back only there.
+        with torch.inference_mode(what.is_inference()):
+            what.requires_grad_(flag)
+
+
+_FREEZING = threading.Lock()
+
+
+@dataclass(eq=False)
+class _Held:
+    """A module or parameter whose flag somebody has switched off."""
+
+    what: nn.Module | Tensor
+    """kept, so that its number is not given to another one meanwhile"""
+    flag: bool
+    """as it was"""
+    users: int = 0
+
+
+_HELD: dict[int, _Held] = {}
+
+
+def _hold(what: nn.Module | Tensor, flag: bool) -> None:
+    _HELD.setdefault(id(what), _Held(what, flag)).users += 1
+
+
+def _let_go(what: nn.Module | Tensor) -> bool | None:
+    """The flag to give back; None while others still use it."""
+    held = _HELD[id(what)]
+    held.users -= 1
+    if held.users:
+        return None
+    return _HELD.pop(id(what)).flag

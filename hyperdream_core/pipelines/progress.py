@@ -5,12 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..models.one_thread import while_waiting
+
 Progress = Callable[[int, int], None]
 """Called as progress(step, total) between steps, and as progress(total, total) at the end."""
 
 
 def no_progress(step: int, total: int) -> None:
     """Say nothing."""
+
+
+@contextmanager
+def also_while_waiting(progress: Progress, steps: int | None = None) -> Iterator[Progress]:
+    """The same progress, repeated while this thread waits for another one's use of the base: a host cancels there.
+
+    Args:
+        progress: what is called.
+        steps: of the whole job, to say that it stands at 0 before anything has been said.
+    """
+    said = [] if steps is None else [(0, steps)]
+
+    def remembered(step: int, total: int) -> None:
+        said[:] = [(step, total)]
+        progress(step, total)
+
+    def again() -> None:
+        if said:
+            progress(*said[0])
+
+    with while_waiting(again):
+        yield remembered
 
 
 @contextmanager

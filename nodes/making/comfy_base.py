@@ -14,6 +14,7 @@ from ...hyperdream_core.bases import UNET, BaseFamily
 from ...hyperdream_core.bases.keys import to_ldm
 from ...hyperdream_core.errors import ConfigError
 from ...hyperdream_core.models.adapted_linear import live
+from ...hyperdream_core.models.one_thread import alone_with
 from ...hyperdream_core.ops.lowrank import LoraPair
 from ...hyperdream_core.pipelines.base import Conditioning
 from ..host import models, patches, run, training
@@ -91,13 +92,14 @@ class ComfyBase:
             height, width = (side * self.family.vae_factor for side in latents.shape[-2:])
             sizes = self.patcher.model.encode_adm(pooled_output=conditioning.pooled, width=width, height=height)
             extra = {"y": sizes.to(self.device, self.dtype)}
-        output: Tensor = self.unet(
-            latents.to(self.device, self.dtype),
-            self.noise.model_time(t).to(self.device, torch.float32),
-            context=conditioning.tokens.to(self.device, self.dtype),
-            transformer_options={},
-            **extra,
-        )
+        with alone_with(self.modules()):
+            output: Tensor = self.unet(
+                latents.to(self.device, self.dtype),
+                self.noise.model_time(t).to(self.device, torch.float32),
+                context=conditioning.tokens.to(self.device, self.dtype),
+                transformer_options={},
+                **extra,
+            )
         return output.float()
 
     @contextmanager
@@ -112,6 +114,7 @@ class ComfyBase:
         text = {name: pair for name, pair in pairs.items() if self.family.part_of(name) != UNET}
         unet = {to_ldm(name, self.family): pair for name, pair in pairs.items() if name not in text}
         with ExitStack() as stack:
+            stack.enter_context(alone_with(self.modules()))
             stack.enter_context(run.stop_as_cancelled())
             self.load()
             if unet:
@@ -131,7 +134,8 @@ class ComfyBase:
             self._is_loaded = True
 
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
-        parts = [Conditioning(*models.encode_prompt(self._clip, prompt)) for prompt in prompts]
+        with alone_with(self.modules()):
+            parts = [Conditioning(*models.encode_prompt(self._clip, prompt)) for prompt in prompts]
         return _joined(parts, prompts)
 
 

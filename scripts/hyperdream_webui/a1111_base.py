@@ -18,6 +18,7 @@ from hyperdream_core.bases import UNET, BaseFamily, detect_family
 from hyperdream_core.bases.keys import to_ldm
 from hyperdream_core.errors import BaseMismatchError, ConfigError
 from hyperdream_core.models.adapted_linear import live
+from hyperdream_core.models.one_thread import alone_with
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.ops.noise import DiscreteDiffusion, NoiseProcess, to_t
 from hyperdream_core.pipelines.base import Conditioning
@@ -47,6 +48,10 @@ class LoadedBase:
             )
         self.sd_model, self.unet, self.device, self.dtype = sd_model, unet, device, dtype
 
+    def modules(self) -> Sequence[nn.Module]:
+        """All networks that are frozen and claimed."""
+        raise NotImplementedError
+
     def text_encoder(self) -> nn.Module:
         """The module that text adapters are live on, named from `text_model` on."""
         raise NotImplementedError
@@ -59,6 +64,7 @@ class LoadedBase:
         text = {name: pair for name, pair in pairs.items() if self.family.part_of(name) != UNET}
         unet = {to_ldm(name, self.family): pair for name, pair in pairs.items() if name not in text}
         with ExitStack() as stack:
+            stack.enter_context(alone_with(self.modules()))
             stack.enter_context(live(self.unet, unet, strength, samples_each))
             if text:
                 named = {name.removeprefix("text_encoder."): pair for name, pair in text.items()}
@@ -95,7 +101,7 @@ class A1111Base(LoadedBase):
         """Encode prompts as txt2img does."""
         from modules import devices
 
-        with devices.autocast():
+        with alone_with(self.modules()), devices.autocast():
             return Conditioning(self.sd_model.get_learned_conditioning(list(prompts)).float())
 
     @torch.no_grad()
@@ -119,11 +125,12 @@ class A1111Base(LoadedBase):
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
         # Through the model's own call: with --medvram that is what brings the UNet to its device.
-        output: Tensor = self.sd_model.apply_model(
-            latents.to(self.device, self.dtype),
-            self.noise.model_time(t).to(self.device),
-            {"c_crossattn": [conditioning.tokens.to(self.device, self.dtype)]},
-        )
+        with alone_with(self.modules()):
+            output: Tensor = self.sd_model.apply_model(
+                latents.to(self.device, self.dtype),
+                self.noise.model_time(t).to(self.device),
+                {"c_crossattn": [conditioning.tokens.to(self.device, self.dtype)]},
+            )
         return output.float()
 
 

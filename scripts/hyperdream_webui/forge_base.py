@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperdream_core.errors import ConfigError
+from hyperdream_core.models.one_thread import alone_with
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.ops.noise import DiscreteDiffusion, to_t
 from hyperdream_core.pipelines.base import Conditioning
@@ -54,18 +55,20 @@ class ForgeBase(LoadedBase):
         self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
         """As in Automatic1111, and with residuals that leave their input as it is."""
-        if self._is_encoding:
-            # Text encoder and VAE may have driven the UNet from its device.
-            self._load()
-            self._is_encoding = False
         with ExitStack() as stack:
+            stack.enter_context(alone_with(self.modules()))
+            if self._is_encoding:
+                # Text encoder and VAE may have driven the UNet from its device.
+                self._load()
+                self._is_encoding = False
             stack.enter_context(without_in_place_residuals(self.unet))
             stack.enter_context(super().adapted(pairs, strength, samples_each))
             yield
 
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts as txt2img does."""
-        return Conditioning(self.sd_model.get_learned_conditioning(list(prompts)).clone().float())
+        with alone_with(self.modules()):
+            return Conditioning(self.sd_model.get_learned_conditioning(list(prompts)).clone().float())
 
     def _encoded(self, picture: Tensor) -> Tensor:
         latents: Tensor = self.sd_model.encode_first_stage(picture)
@@ -78,12 +81,13 @@ class ForgeBase(LoadedBase):
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
-        output: Tensor = self.unet(
-            latents.to(self.device, self.dtype),
-            self.noise.model_time(t).to(self.device).float(),
-            context=conditioning.tokens.to(self.device, self.dtype),
-            transformer_options={},
-        )
+        with alone_with(self.modules()):
+            output: Tensor = self.unet(
+                latents.to(self.device, self.dtype),
+                self.noise.model_time(t).to(self.device).float(),
+                context=conditioning.tokens.to(self.device, self.dtype),
+                transformer_options={},
+            )
         return output.float()
 
     def _load(self) -> None:

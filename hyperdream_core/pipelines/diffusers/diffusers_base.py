@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...bases import UNET, BaseFamily
 from ...errors import ConfigError
 from ...models.adapted_linear import live
+from ...models.one_thread import alone_with
 from ...ops.lowrank import LoraPair
 from ...ops.noise import NoiseProcess
 from ..base import Conditioning
@@ -49,6 +50,11 @@ class DiffusersBase:
 
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts as (b, 77, d); what is beyond CLIP's 77 tokens is cut off, as everywhere."""
+        # The tokenizers as well: what they are told about lengths is kept in them.
+        with alone_with(self.modules()):
+            return self._encoded(prompts)
+
+    def _encoded(self, prompts: Sequence[str]) -> Conditioning:
         states, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             ids = tokenizer(
@@ -91,13 +97,14 @@ class DiffusersBase:
             # SDXL is told the picture's original size, crop corner and target size.
             sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
             extra = {"text_embeds": conditioning.pooled.to(self.dtype), "time_ids": sizes.expand(len(latents), -1)}
-        output = self.unet(
-            latents.to(self.device, self.dtype),
-            self.noise.model_time(t).to(self.device),
-            encoder_hidden_states=conditioning.tokens.to(self.dtype),
-            added_cond_kwargs=extra,
-            return_dict=False,
-        )
+        with alone_with(self.modules()):
+            output = self.unet(
+                latents.to(self.device, self.dtype),
+                self.noise.model_time(t).to(self.device),
+                encoder_hidden_states=conditioning.tokens.to(self.dtype),
+                added_cond_kwargs=extra,
+                return_dict=False,
+            )
         result: Tensor = output[0]
         return result.float()
 
@@ -105,8 +112,12 @@ class DiffusersBase:
     def adapted(
         self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
-        """Run with live adapters by canonical layer name; those of text encoders act in `encode_prompt`."""
+        """Run with live adapters by canonical layer name; those of text encoders act in `encode_prompt`.
+
+        Other threads wait for the base meanwhile.
+        """
         with ExitStack() as stack:
+            stack.enter_context(alone_with(self.modules()))
             for network, part in self._split(pairs):
                 stack.enter_context(live(network, part, strength, samples_each))
             yield

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import ConfigError
 from ..base import Base, frozen
-from ..progress import Progress, no_progress
+from ..progress import Progress, also_while_waiting, no_progress
 from .guidance_config import GuidanceConfig
 from .guided_step import Guidance
 from .one_call import PartPredictions
@@ -81,7 +81,7 @@ def draw(
     size = config.size or base.family.picture_size
     starts = range(0, len(prompts), config.batch)
     pictures = []
-    with torch.no_grad(), frozen(base):
+    with torch.no_grad(), frozen(base), also_while_waiting(progress) as progress:
         for index, first in enumerate(starts):
             rows = slice(first, first + config.batch)
 

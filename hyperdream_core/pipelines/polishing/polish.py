@@ -23,7 +23,7 @@ from ...errors import Cancelled, ConfigError
 from ...identity import Identity, truncated
 from ...ops.lowrank import LoraPair
 from ..base import Base, frozen
-from ..progress import Progress, no_progress
+from ..progress import Progress, also_while_waiting, no_progress
 from .denoising_error import add_gradient, personalized, row_errors
 from .polish_checkpoint import PolishCheckpoint, PolishRun, job_digest
 from .preservation import Preserved, draw_preserved
@@ -165,6 +165,7 @@ def polish(
     Raises:
         BaseMismatchError: the prediction was made for another base family.
         ConfigError: training diverged; captions for another number of pictures; or the checkpoint is of another job.
+        Cancelled: stopped before there was anything to train.
     """
     subject = (references, captions)
     return _polish_rows(base, [subject], [start], config or PolishConfig(), progress, checkpoint, watch)[0]
@@ -228,6 +229,7 @@ def _polish_rows(
     cancelled = False
     with ExitStack() as stack:
         stack.enter_context(frozen(base))
+        progress = stack.enter_context(also_while_waiting(progress, config.steps))
         names = [f"a {who.identifier} {who.class_noun}" for who in (start or like for start in starts)]
         material = encode_pictures(
             base, subjects, names, config.crops, config.jitter, config.background_weight, config.seed
