@@ -127,3 +127,19 @@ def _type_name(hint: Any) -> str:
         return "null"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
     return names.get(hint) or str(hint)
+
+
+def changed_setting(was: Any, now: Any, name: str = "") -> str:
+    """The first setting in which two JSON values differ, such as "base.steps 40 (now 60)"; empty if none does."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*was, *now}, key=str):
+            found = changed_setting(was.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+            if found:
+                return found
+        return ""
+    return "" if was == now else f"{name or 'settings'} {_short(was)} (now {_short(now)})"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

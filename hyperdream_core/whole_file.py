@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import HyperDreamError, OutputError
 
 _PART = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{6})-(?P<process>[0-9]{1,10})-[0-9a-f]{8}\.part", re.DOTALL)
+_RUST_SAYS = re.compile(r"(?P<reason>[^:]+) \(os error [0-9]+\)")
 _KEPT_OF_NAME = 40
 """characters of a file's name in that of its part; systems end names at 255 bytes"""
 _STALE_AFTER = 24 * 3600.0
@@ -77,6 +78,19 @@ def write_whole(path: Path | str, content: str | bytes) -> None:
         part.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
+def check_writable(path: Path | str) -> None:
+    """See, before any work, that a file can be written there: its folder is made, and a part written and removed.
+
+    Raises:
+        OutputError: as `whole_file`.
+    """
+    path = Path(path)
+    _check_place(path, stat.S_ISREG, "file")
+    with _part_of(path, "a file") as part:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(b"1")
+
+
 def reserve(path: Path, size: int) -> None:
     """Take `size` bytes of the disk for a file that will be mapped into memory: a full disk fails here.
 
@@ -107,14 +121,28 @@ def _part_of(path: Path, thing: str) -> Iterator[Path]:
     _ours.add(part.name)
     try:
         yield part
-    except OSError as error:
+    except BaseException as error:
+        reason = _why_not_written(error)
+        if reason is None:
+            raise
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); {thing} of that name is as it was. Free some "
-            "space or choose another folder."
+            f"{path}: cannot be written ({reason}); {thing} of that name is as it was. Free some space or choose "
+            "another folder."
         ) from error
     finally:
         _remove(part)
         _ours.discard(part.name)
+
+
+def _why_not_written(error: BaseException) -> str | None:
+    """What the system said against writing, if that is what an error is about.
+
+    Libraries that are written in Rust do not raise an OSError: the tokenizers' raises a plain Exception.
+    """
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    found = None if isinstance(error, HyperDreamError) else _RUST_SAYS.search(str(error))
+    return found["reason"] if found else None
 
 
 def _check_place(path: Path, is_right: Callable[[int], bool], thing: str) -> None:

@@ -12,9 +12,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from hyperdream_core.errors import OutputError
-from hyperdream_core.whole_file import is_part, reserve, whole_file, whole_folder, write_whole
+from hyperdream_core.whole_file import check_writable, is_part, reserve, whole_file, whole_folder, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,3 +167,29 @@ def test_reserved_space_is_taken_from_the_disk(tmp_path: Path, monkeypatch: pyte
     reserve(tmp_path / "other", 3_000_001)
     assert (tmp_path / "other").stat().st_size == 3_000_001
     assert (tmp_path / "other").read_bytes()[:5] == b"head\0"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("No space left on device (os error 28)"),  # The tokenizers' library raises its like.
+    ],
+)
+def test_a_full_disk_is_said_in_one_sentence_whichever_library_met_it(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OutputError, match=r"result: cannot be written \(No space left on device\)"):
+        with whole_folder(tmp_path / "result"):
+            raise error
+    assert names(tmp_path) == []
+
+
+def test_a_place_is_seen_to_be_writable_and_nothing_is_left_there(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder" / "file")
+    assert names(tmp_path / "new" / "folder") == []
+    (tmp_path / "file").write_text("as it was")
+    check_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "as it was"
+    for place in (tmp_path / "file" / "below", tmp_path / "new"):
+        with pytest.raises(OutputError, match="Choose another|choose another"):
+            check_writable(place)

@@ -8,19 +8,22 @@ that a resumed run continues exactly where it stopped. Several processes are Acc
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigError, FileFormatError
-from ...formats.container import read_container, write_container
+from ...config import config_to_json
+from ...errors import ConfigError, HyperDreamError, OutputError
+from ..undivided import undivided
+from .checkpoint import TrainingCheckpoint
 
 Progress = Callable[[int, int], None]
-CHECKPOINT = "training-checkpoint"
 CYCLE_SEEDS = 1000
 """Between the seeds of two cycles, so that the second does not see the first one's batches again."""
 
@@ -80,6 +83,7 @@ def train(
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
     cycles: int = 1,
+    made_by: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """Train the objective's parameters that require gradients; leave it holding the averaged weights.
 
@@ -93,13 +97,17 @@ def train(
         device: where the objective lives; batches are the objective's own business.
         cycles: warm restarts, the first start counted: each later one departs from the averaged weights with a fresh
             optimiser. A finished training is taken further by one more.
+        made_by: JSON values of whatever else decides the result, such as the data's settings; a checkpoint of others
+            is refused.
 
     Returns:
-        The loss of every step taken in this call, on this process.
+        The loss of every step taken in this call, on this process, after those of the last steps that the checkpoint
+        kept.
 
     Raises:
-        ConfigError: the checkpoint is of a longer training.
+        ConfigError: the checkpoint is of a longer training, or of other settings.
         FileFormatError: the checkpoint is damaged, or of another training.
+        OutputError: the checkpoint cannot be written there.
 
     Source: warm restarts are SGDR's, arXiv:1608.03983.
     """
@@ -114,33 +122,41 @@ def train(
         trained.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
     averaged = {name: p.detach().clone() for name, p in trained.items()}
-    first, total = _resume(checkpoint, trained, averaged, optimizer), cycles * config.steps
+    settings = {**(made_by or {}), "training": _deciding(config), "processes": accelerator.num_processes}
+    saved = TrainingCheckpoint(checkpoint, settings, trained, averaged, optimizer)
+    first, total = saved.resume(), cycles * config.steps
     if first > total:
         raise ConfigError(f"{checkpoint} holds {first} steps, {total} are asked for; ask for more, or delete it")
+    if first < total and accelerator.is_main_process:
+        saved.check_place()
     wrapped = accelerator.prepare(objective) if accelerator.num_processes > 1 else objective
     wrapped.train()
-    run = _Run(wrapped, draw_batch, config, trained, averaged, optimizer, accelerator.process_index)
-    losses: list[float] = []
-    step = first
-    try:
-        for step in range(first, total):
-            if progress is not None and accelerator.is_main_process:
-                progress(step, total)
-            losses.append(run.step(step))
-            if (step + 1) % config.save_every == 0 and accelerator.is_main_process:
-                _save(checkpoint, step + 1, trained, averaged, optimizer)
-    except BaseException:
-        if accelerator.is_main_process and step > first:
-            _save(checkpoint, step, trained, averaged, optimizer)
-        raise
-    if accelerator.is_main_process and first < total:
-        _save(checkpoint, total, trained, averaged, optimizer)
+    process = accelerator.process_index
+    run = _Run(wrapped, draw_batch, config, trained, averaged, optimizer, process, first, saved.losses)
+    if first < total:
+        _take_steps(run, total, *((progress, saved) if accelerator.is_main_process else (None, None)))
     accelerator.wait_for_everyone()
     _restore(trained, averaged)
-    return losses
+    return run.losses
 
 
-@dataclass(frozen=True, eq=False)
+def _take_steps(run: _Run, total: int, progress: Progress | None, saved: TrainingCheckpoint | None) -> None:
+    """Take the steps that are left, and save in between, at the end and when stopped."""
+    first = run.done
+    try:
+        while run.done < total:
+            if progress is not None:
+                progress(run.done, total)
+            run.step()
+            if saved is not None and (run.done % run.config.save_every == 0 or run.done == total):
+                saved.save(run.done)
+    except BaseException:
+        if saved is not None and run.done > first and run.is_whole:
+            saved.save(run.done)
+        raise
+
+
+@dataclass(eq=False)
 class _Run:
     """One process's share of a training."""
 
@@ -151,37 +167,80 @@ class _Run:
     averaged: Mapping[str, Tensor]
     optimizer: torch.optim.AdamW
     process: int
+    done: int
+    """steps, counted over all cycles"""
+    losses: list[float] = field(default_factory=list)
+    is_whole: bool = True
+    """no step has failed while it changed the weights"""
 
-    def step(self, step: int) -> float:
-        """Take one optimiser step, counted over all cycles, and return its loss."""
-        config = self.config
+    def step(self) -> None:
+        """Take one optimiser step; until its gradient is there, nothing has changed, and it can be taken again."""
+        config, step = self.config, self.done
         cycle, in_cycle = divmod(step, config.steps)
         if cycle and not in_cycle:
-            _restore(self.trained, self.averaged)
-            self.optimizer.state.clear()
+            with undivided():
+                _restore(self.trained, self.averaged)
+                self.optimizer.state.clear()
         generator = step_generator(config.seed + CYCLE_SEEDS * cycle, in_cycle, self.process)
         loss = self.objective(self.draw_batch(generator), generator)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained.values(), config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        _average(self.averaged, self.trained, 1.0 / (1.0 + min(in_cycle, config.ema_share * config.steps)))
-        return float(loss.detach())
+        value = float(loss.detach())
+        with undivided():
+            self.is_whole = False
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            _average(self.averaged, self.trained, 1.0 / (1.0 + min(in_cycle, config.ema_share * config.steps)))
+            self.losses.append(value)
+            self.done, self.is_whole = step + 1, True
 
 
 def launch(function: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
-    """Run `function(*arguments)` in one process, or in several that average their gradients."""
+    """Run `function(*arguments)` in one process, or in several that average their gradients.
+
+    Raises:
+        HyperDreamError: what one of the processes refused, or that one has ended without a word.
+    """
     if processes == 1:
         function(*arguments)
         return
     from accelerate import debug_launcher
     from accelerate.state import AcceleratorState
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
     # Whoever has trained in one process before has left a state that says so, and forked processes would believe it.
     AcceleratorState._reset_state(reset_partial_state=True)
-    debug_launcher(function, args=arguments, num_processes=processes)
+    with tempfile.TemporaryDirectory(prefix="hyperdream-") as folder:
+        try:
+            debug_launcher(_run_and_report, args=(function, arguments, folder), num_processes=processes)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            # The first to refuse is the cause; the others miss it.
+            refusals = sorted(Path(folder).glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
+            if refusals:
+                kind, _, text = refusals[0].read_text(encoding="utf-8").partition(" ")
+                raise _REFUSALS.get(kind, HyperDreamError)(text) from error
+            if isinstance(error, ProcessExitedException):
+                raise HyperDreamError(
+                    f"one of the {processes} processes was ended from outside ({error}); run the same again: it goes "
+                    "on from the last checkpoint"
+                ) from error
+            raise
+
+
+_REFUSALS: dict[str, type[HyperDreamError]] = {one.__name__: one for one in (ConfigError, OutputError)}
+"""What can be raised again from its text alone."""
+
+
+def _run_and_report(function: Callable[..., None], arguments: tuple[Any, ...], folder: str) -> None:
+    """In a process of several: errors of ours reach the parent as a text, which is all that passes between them."""
+    try:
+        function(*arguments)
+    except HyperDreamError as error:
+        text = f"{type(error).__name__} {error}"
+        (Path(folder) / f"{os.getpid()}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        raise
 
 
 def is_main_process() -> bool:
@@ -203,63 +262,6 @@ def _restore(trained: Mapping[str, nn.Parameter], averaged: Mapping[str, Tensor]
         parameter.copy_(averaged[name])
 
 
-def _save(
-    path: Path, step: int, trained: dict[str, nn.Parameter], averaged: dict[str, Tensor], optimizer: torch.optim.AdamW
-) -> None:
-    tensors: dict[str, Tensor] = {"step": torch.tensor([float(step)])}
-    for name, parameter in trained.items():
-        state = optimizer.state.get(parameter, {})
-        tensors[f"weight/{name}"] = parameter.detach()
-        tensors[f"average/{name}"] = averaged[name]
-        for key in ("exp_avg", "exp_avg_sq", "step"):
-            if key in state:
-                tensors[f"{key}/{name}"] = torch.as_tensor(state[key]).float()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_container(path, CHECKPOINT, 1, {}, tensors)
-
-
-@torch.no_grad()
-def _resume(
-    path: Path, trained: dict[str, nn.Parameter], averaged: dict[str, Tensor], optimizer: torch.optim.AdamW
-) -> int:
-    if not path.exists():
-        return 0
-    _, tensors = read_container(path, CHECKPOINT, 1)
-    step = _checked_step(path, tensors, trained)
-    for name, parameter in trained.items():
-        parameter.copy_(tensors[f"weight/{name}"])
-        averaged[name].copy_(tensors[f"average/{name}"])
-        if f"exp_avg/{name}" in tensors:
-            optimizer.state[parameter] = {
-                key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu")
-                for key in ("exp_avg", "exp_avg_sq", "step")
-            }
-    return step
-
-
-def _checked_step(path: Path, tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]) -> int:
-    """The step a checkpoint was saved at, once everything in it has been seen to be of this training."""
-    shapes: dict[str, tuple[int, ...]] = {"step": (1,)}
-    for name, parameter in trained.items():
-        shapes |= dict.fromkeys((f"weight/{name}", f"average/{name}"), tuple(parameter.shape))
-        if any(f"{key}/{name}" in tensors for key in ("exp_avg", "exp_avg_sq", "step")):
-            shapes |= dict.fromkeys((f"exp_avg/{name}", f"exp_avg_sq/{name}"), tuple(parameter.shape))
-            shapes[f"step/{name}"] = ()
-    for name in sorted({*shapes, *tensors}):
-        if name not in tensors or name not in shapes:
-            what = "lacks" if name in shapes else "has an unknown"
-            raise FileFormatError(
-                path, f"{what} tensor {name!r} for this training. Name the checkpoint of this one, or remove the file."
-            )
-        if tuple(tensors[name].shape) != shapes[name]:
-            raise FileFormatError(
-                path,
-                f"tensor {name!r} has the shape {tuple(tensors[name].shape)}, but this training needs {shapes[name]}. "
-                "Name the checkpoint of this one, or remove the file.",
-            )
-    step = float(tensors["step"])
-    if not (step >= 0 and step == int(step)):
-        raise FileFormatError(
-            path, f"holds step {step:g}, but a whole number of 0 or more is expected. It was altered; remove it."
-        )
-    return int(step)
+def _deciding(config: TrainingConfig) -> dict[str, Any]:
+    """The settings that decide a training's result: all but how often it is saved."""
+    return {name: value for name, value in config_to_json(config).items() if name != "save_every"}

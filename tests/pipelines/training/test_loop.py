@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hyperdream_core.errors import ConfigError, FileFormatError
-from hyperdream_core.formats.container import read_container, write_container
+from hyperdream_core.errors import ConfigError, FileFormatError, HyperDreamError, OutputError
+from hyperdream_core.formats.container import read_container
+from hyperdream_core.pipelines.training.checkpoint import CHECKPOINT
 from hyperdream_core.pipelines.training.loop import (
-    CHECKPOINT,
     TrainingConfig,
+    is_main_process,
     launch,
     learning_rate,
     step_generator,
@@ -79,25 +83,129 @@ def test_the_checkpoint_of_a_longer_training_is_refused(tmp_path: Path) -> None:
         slope(tmp_path / "checkpoint", cycles=1)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"weight/slope": torch.zeros(2)}, r"'weight/slope' has the shape \(2,\), but this training needs \(\)"),
-        ({"weight/slope": None}, "lacks tensor 'weight/slope'"),
-        ({"exp_avg/slope": None}, "lacks tensor 'exp_avg/slope'"),
-        ({"weight/other": torch.zeros(())}, "has an unknown tensor 'weight/other'"),
-        ({"step": torch.tensor([-3.0])}, "holds step -3, but a whole number"),
-        ({"step": torch.tensor([2.5])}, "holds step 2.5, but a whole number"),
-    ],
-)
-def test_an_altered_checkpoint_is_refused(tmp_path: Path, change: dict[str, Tensor | None], words: str) -> None:
-    slope(tmp_path / "checkpoint", cycles=1)
-    metadata, tensors = read_container(tmp_path / "checkpoint", CHECKPOINT, 1)
-    altered = {name: value for name, value in {**tensors, **change}.items() if value is not None}
-    own = {name: value for name, value in metadata.items() if name not in ("kind", "version")}
-    write_container(tmp_path / "checkpoint", CHECKPOINT, 1, own, altered)
-    with pytest.raises(FileFormatError, match=words):
-        slope(tmp_path / "checkpoint")
+def test_an_interrupt_amid_an_update_is_heeded_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperdream_core.pipelines.training import loop
+
+    average, calls = loop._average, []
+
+    def average_with_an_interrupt(*arguments: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        average(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_average", average_with_an_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(Line(), draw, CONFIG, tmp_path / "stopped", cycles=2)
+    assert float(read_container(tmp_path / "stopped", CHECKPOINT, 1)[1]["step"]) == 3
+    assert slope(tmp_path / "stopped") == slope(tmp_path / "at-once")
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
+def test_a_step_that_fails_before_its_update_is_taken_again(failure: type[BaseException], tmp_path: Path) -> None:
+    class Failing(Line):
+        calls = 0
+
+        def forward(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+            self.calls += 1
+            if self.calls == 9:
+                raise failure
+            return super().forward(batch, generator)
+
+    with pytest.raises(failure):
+        train(Failing(), draw, CONFIG, tmp_path / "stopped", cycles=2)
+    assert float(read_container(tmp_path / "stopped", CHECKPOINT, 1)[1]["step"]) == 8
+    assert slope(tmp_path / "stopped") == slope(tmp_path / "at-once")
+
+
+def test_an_update_that_fails_half_way_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperdream_core.pipelines.training import loop
+
+    average, calls = loop._average, []
+
+    def fail_at_the_sixth(*arguments: object) -> None:
+        calls.append(1)
+        if len(calls) == 6:
+            raise MemoryError
+        average(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_average", fail_at_the_sixth)
+        with pytest.raises(MemoryError):
+            train(Line(), draw, CONFIG, tmp_path / "stopped", cycles=2)
+    assert float(read_container(tmp_path / "stopped", CHECKPOINT, 1)[1]["step"]) == CONFIG.save_every
+    assert slope(tmp_path / "stopped") == slope(tmp_path / "at-once")
+
+
+def test_an_interrupt_while_the_checkpoint_is_written_repeats_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperdream_core import whole_file
+
+    flush, calls = whole_file._flush, []
+
+    def flush_with_an_interrupt(path: Path) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        flush(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_file, "_flush", flush_with_an_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(Line(), draw, CONFIG, tmp_path / "stopped", cycles=2)
+    assert slope(tmp_path / "stopped") == slope(tmp_path / "at-once")
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "at-once").read_bytes()
+
+
+@pytest.mark.parametrize("full_at", range(1, 4))
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
+    full_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyperdream_core import whole_file
+
+    flush, calls = whole_file._flush, []
+
+    def full(path: Path) -> None:
+        calls.append(1)
+        if len(calls) >= full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_file, "_flush", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            train(Line(), draw, CONFIG, tmp_path / "stopped", cycles=2)
+    assert (tmp_path / "stopped").exists() == (full_at > 1)
+    assert slope(tmp_path / "stopped") == slope(tmp_path / "at-once")
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "at-once").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file above"])
+def test_a_checkpoint_that_could_not_be_written_is_refused_before_the_first_step(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "link":
+        place.symlink_to(tmp_path / "nowhere")
+    else:
+        place.write_text("a file")
+        place = place / "checkpoint"
+
+    def refuse(step: int, steps: int) -> None:
+        raise AssertionError("began")
+
+    with pytest.raises((OutputError, FileFormatError), match="checkpoint"):
+        train(Line(), draw, CONFIG, place, refuse)
+
+
+def test_what_is_said_of_the_last_losses_does_not_depend_on_pauses(tmp_path: Path) -> None:
+    at_once = train(Line(), draw, CONFIG, tmp_path / "at-once", cycles=2)
+    train(Line(), draw, CONFIG, tmp_path / "in-two", cycles=1)
+    assert train(Line(), draw, CONFIG, tmp_path / "in-two", cycles=2) == at_once
+    assert train(Line(), draw, CONFIG, tmp_path / "in-two", cycles=2) == at_once
+    assert len(at_once) == 12
 
 
 def _train_in_a_process(folder: Path) -> None:
@@ -125,3 +233,28 @@ def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
         optimizer.zero_grad()
     torch.testing.assert_close(two["weight/slope"], line.slope.detach())
     assert not torch.equal(one["weight/slope"], two["weight/slope"])
+
+
+def _refuse_in_a_process(folder: Path) -> None:
+    slope(folder / "checkpoint" / "under a file", cycles=1)
+
+
+def _die_in_a_process(folder: Path) -> None:
+    if is_main_process():
+        os.kill(os.getpid(), signal.SIGKILL)
+    slope(folder / "checkpoint", cycles=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_what_one_of_two_processes_refuses_is_said_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_text("a file")
+    with pytest.raises(OutputError, match="under a file: cannot be written"):
+        launch(_refuse_in_a_process, (tmp_path,), 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_killed_process_of_two_is_said_and_the_training_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(HyperDreamError, match="one of the 2 processes was ended from outside"):
+        launch(_die_in_a_process, (tmp_path,), 2)
+    launch(_train_in_a_process, (tmp_path,), 2)
+    assert float(read_container(tmp_path / "checkpoint", CHECKPOINT, 1)[1]["step"]) == CONFIG.steps
