@@ -178,9 +178,9 @@ def test_reserved_space_is_taken_from_the_disk(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_a_full_disk_is_said_in_one_sentence_whichever_library_met_it(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(OutputError, match=r"result: cannot be written \(No space left on device\)"):
-        with whole_folder(tmp_path / "result"):
-            raise error
+    words = r"result: cannot be written \(No space left on device\)"
+    with pytest.raises(OutputError, match=words), whole_folder(tmp_path / "result"):
+        raise error
     assert names(tmp_path) == []
 
 
@@ -191,5 +191,5 @@ def test_a_place_is_seen_to_be_writable_and_nothing_is_left_there(tmp_path: Path
     check_writable(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "as it was"
     for place in (tmp_path / "file" / "below", tmp_path / "new"):
-        with pytest.raises(OutputError, match="Choose another|choose another"):
+        with pytest.raises(OutputError, match=r"(C|c)hoose another"):
             check_writable(place)

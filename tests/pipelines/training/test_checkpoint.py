@@ -117,5 +117,5 @@ def test_a_damaged_one_is_refused_and_its_place_named(checkpoint: Path, damage: 
     else:
         contents = {"cut": whole[:-9], "empty": b"", "zeros": bytes(len(whole)), "foreign": b"{}" * 99}
         checkpoint.write_bytes(contents[damage])
-    with pytest.raises(FileFormatError, match="lies at .*checkpoint; remove it"):
+    with pytest.raises(FileFormatError, match=r"lies at .*checkpoint; remove it"):
         learn(checkpoint, cycles=2)
