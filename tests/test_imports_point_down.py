@@ -39,7 +39,7 @@ HEIGHT = {
 }
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "hyperdream_core/pipelines": (
-        {"base", "progress", "prompts", "results_folder", "scores", "export", "library", "companions"},
+        {"base", "progress", "prompts", "undivided", "results_folder", "scores", "export", "library", "companions"},
         {"describe", "diffusers", "drawing", "predictors", "training", "corpora"},
         {"polishing"},
         {"make_identity"},
