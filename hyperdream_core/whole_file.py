@@ -142,7 +142,7 @@ def _why_not_written(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return str(error.strerror or error)
     found = None if isinstance(error, HyperDreamError) else _RUST_SAYS.search(str(error))
-    return found["reason"] if found else None
+    return found["reason"].strip() if found else None
 
 
 def _check_place(path: Path, is_right: Callable[[int], bool], thing: str) -> None:
