@@ -1,7 +1,7 @@
 """The arrow rule, read from the source with `ast`: rooms import downwards, nothing in circles, no room is crowded.
 
 nodes, scripts, cli -> miniature -> pipelines -> faces -> models, formats, pictures -> identity -> bases -> ops
--> config, whole_file, bundled -> errors
+-> config, whole_file, bundled -> json_text -> regular_file -> errors
 
 Within a room that has rooms of its own, `FLOORS` says the same of those and of the files beside them.
 """
@@ -20,22 +20,24 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "hyperdream_core"
 HEIGHT = {
     "errors": 0,
-    "config": 1,
-    "whole_file": 1,
-    "bundled": 1,
-    "ops": 2,
-    "bases": 3,
-    "identity": 4,
-    "models": 5,
-    "formats": 5,
-    "pictures": 5,
-    "faces": 6,
-    "pipelines": 7,
-    "miniature": 8,
-    "verbs": 9,
-    "cli": 9,
-    "__main__": 10,
-    "": 10,
+    "regular_file": 1,
+    "json_text": 2,
+    "config": 3,
+    "whole_file": 3,
+    "bundled": 3,
+    "ops": 4,
+    "bases": 5,
+    "identity": 6,
+    "models": 7,
+    "formats": 7,
+    "pictures": 7,
+    "faces": 8,
+    "pipelines": 9,
+    "miniature": 10,
+    "verbs": 11,
+    "cli": 11,
+    "__main__": 12,
+    "": 12,
 }
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "hyperdream_core/pipelines": (
