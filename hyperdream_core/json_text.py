@@ -23,7 +23,7 @@ _LONGEST_NUMBER = 40
 # The closing mark is optional, so that a text without one is looked at once and not once from each of its marks.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|(?P<open>[\[{])|(?P<close>[\]}])|(?P<bare>[^\s"\[\]{},:]+)', re.DOTALL)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_NAMES = {dict: "an object", list: "a list"}
+_NAMES: dict[type, str] = {dict: "an object", list: "a list"}
 
 
 class JsonTextError(HyperDreamError, ValueError):
@@ -76,7 +76,7 @@ def _decoded(text: str | bytes, most: int) -> str:
         if isinstance(text, bytes):
             return text.decode("utf-8-sig")
         text.encode("utf-8")
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise JsonTextError(f"is not UTF-8 ({error.reason})") from error
     return text
 
@@ -120,5 +120,11 @@ def _finite_float(text: str) -> float:
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "true or false", type(None): "null", str: "a text", dict: "an object", list: "a list"}
+    names: dict[type, str] = {
+        bool: "true or false",
+        type(None): "null",
+        str: "a text",
+        dict: "an object",
+        list: "a list",
+    }
     return names.get(type(value), "a number")
