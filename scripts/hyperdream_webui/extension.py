@@ -16,7 +16,7 @@ def register() -> None:
     """Add the tab, the API and the reading of identities; before a reload the host forgets its callbacks."""
     from modules import script_callbacks
 
-    script_callbacks.on_before_ui(lora_reader.register)
+    script_callbacks.on_before_ui(extend_host)
     script_callbacks.on_ui_tabs(tabs)
     script_callbacks.on_app_started(add_routes)
 
@@ -25,6 +25,15 @@ def register() -> None:
 def jobs() -> Jobs:
     """The jobs that tab and API share."""
     return Jobs(WebUI())
+
+
+def extend_host() -> None:
+    """Teach the host's Lora extension to read identities, and its plot to vary them."""
+    from .guidance import axes
+    from .guidance.script import guidable
+
+    lora_reader.register()
+    axes.register(lambda: guidable(jobs().loras))
 
 
 def tabs() -> list[tuple[Any, str, str]]:

@@ -6,6 +6,7 @@ differs where `is_forge` is asked.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -68,6 +69,15 @@ class WebUI:
 
         pairs = (shared.cmd_opts.api_auth or "").split(",")
         return dict(pair.split(":", 1) for pair in pairs if ":" in pair)
+
+    def lets_in(self, origin: str) -> bool:
+        """Whether the user has told the host to answer pages of that origin."""
+        from modules import shared
+
+        options = shared.cmd_opts
+        allowed = (getattr(options, "cors_allow_origins", None) or "").split(",")
+        pattern = getattr(options, "cors_allow_origins_regex", None)
+        return bool(origin) and (origin in allowed or bool(pattern and re.fullmatch(pattern, origin)))
 
     def queued(self, job: Callable[..., Any], outputs_on_error: Sequence[Any]) -> Callable[..., Any]:
         """A job for a button: it waits its turn among the host's others and has a progress bar.

@@ -119,7 +119,7 @@ class Jobs:
             detector="already-cropped" if is_whole else choice.detector,
             face_order=choice.order,
             face=choice.face,
-            on_no_face=choice.on_no_face,  # type: ignore[arg-type]
+            on_no_face=choice.on_no_face,
             face_models=self.webui.face_model_folders,
         )
         return Faces(prepare_references([read_picture(file) for file in files], _CROP, config), config.margin)

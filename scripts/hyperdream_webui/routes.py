@@ -1,6 +1,7 @@
 """The verbs of the tab over HTTP, behind the host's own API switch and passwords; every refusal is one sentence.
 
-Bodies are plain JSON objects, checked here: the hosts bring different releases of pydantic.
+Bodies are read here and not by FastAPI, whose older releases take whatever has no content type for JSON: that is how a
+page of somebody else's speaks to a server on this machine.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,18 +18,27 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fastapi import Body, Depends, HTTPException
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi import Depends, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, Response
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from PIL import Image
+from starlette.requests import ClientDisconnect
 
 from hyperdream_core.errors import ConfigError, HyperDreamError
+from hyperdream_core.formats.http_request import LARGEST_BODY, check_content_type, check_origin, read_body
 
 from .jobs import Jobs
 from .orders import CHECKPOINT, FaceChoice, Order
 
 PREFIX = "/hyperdream/v1"
 _LARGEST_PICTURE = 64_000_000
+_LARGEST_WITH_PICTURES = 256_000_000
+_MOST_PICTURES = 50
+_LONGEST_REFUSAL = 2000
+_KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
+
+Body = dict[str, Any]
 
 
 def register(app: Any, jobs: Jobs) -> None:
@@ -39,12 +50,21 @@ def register(app: Any, jobs: Jobs) -> None:
     """
     if any(getattr(route, "path", "").startswith(PREFIX) for route in app.router.routes):
         return
-    webui, loras = jobs.webui, jobs.loras
+    webui = jobs.webui
     guards = [Depends(_guard(webui.api_users))] if webui.api_users else []
+    for path, answer in _readers(jobs).items():
+        app.add_api_route(PREFIX + path, answer, methods=["GET"], dependencies=guards, response_class=Response)
+    for path, (action, largest) in _verbs(jobs).items():
+        endpoint = _endpoint(webui, action, largest)
+        app.add_api_route(PREFIX + path, endpoint, methods=["POST"], dependencies=guards, response_class=Response)
 
-    # Plain functions: the host's server runs them on threads of their own.
+
+def _readers(jobs: Jobs) -> dict[str, Callable[..., Any]]:
+    """What is asked for with GET and changes nothing; plain functions, which the server runs on threads."""
+    loras = jobs.loras
+
     def identities() -> Any:
-        return {"identities": [asdict(entry) for entry in loras.entries()]}
+        return _said({"identities": [asdict(entry) for entry in loras.entries()]}, 200)
 
     def preview(name: str = "") -> Any:
         try:
@@ -55,60 +75,88 @@ def register(app: Any, jobs: Jobs) -> None:
             return _refusal(ConfigError("this identity has no picture beside it; create it anew to get one"), 404)
         return FileResponse(path, media_type="image/png", headers={"X-Content-Type-Options": "nosniff"})
 
-    def faces(body: dict = Body(...)) -> Any:  # noqa: B008
-        def look() -> dict[str, Any]:
-            with _pictures(body) as files:
-                previews, report = jobs.look(files, _face_choice(body), body.get("on", CHECKPOINT))
-            return {"report": report, "previews": [_encoded(one) for one in previews]}
+    return {"/identities": identities, "/preview": preview}
 
-        return _answer(look)
 
-    def create(body: dict = Body(...)) -> Any:  # noqa: B008
-        def make() -> dict[str, Any]:
-            with _pictures(body) as files:
-                order = _order(body, files)
-                made = webui.in_turn(lambda: webui.with_models(lambda: jobs.create(order)))
-            facts = {key: value for key, value in vars(made).items() if key != "grid"}
-            return {**facts, "grid": None if made.grid is None else _encoded(made.grid)}
+def _verbs(jobs: Jobs) -> dict[str, tuple[Callable[[Body], Body], int]]:
+    """What is done on a POST with a body, and how large that may be."""
+    webui, loras = jobs.webui, jobs.loras
 
-        return _answer(make)
+    def faces(body: Body) -> Body:
+        with _pictures(body) as files:
+            previews, report = jobs.look(files, _face_choice(body), _like(body.get("on", CHECKPOINT), CHECKPOINT, "on"))
+        return {"report": report, "previews": [_encoded(one) for one in previews]}
 
-    def rename(body: dict = Body(...)) -> Any:  # noqa: B008
-        return _changed(lambda: {"name": loras.rename(_text(body, "name"), _text(body, "new_name"))})
+    def create(body: Body) -> Body:
+        with _pictures(body) as files:
+            order = _order(body, files)
+            made = webui.in_turn(lambda: webui.with_models(lambda: jobs.create(order)))
+        facts = {key: value for key, value in vars(made).items() if key != "grid"}
+        return {**facts, "grid": None if made.grid is None else _encoded(made.grid)}
 
-    def delete(body: dict = Body(...)) -> Any:  # noqa: B008
-        def gone() -> dict[str, Any]:
-            loras.delete(_text(body, "name"))
-            return {}
+    def rename(body: Body) -> Body:
+        return {"name": loras.rename(_text(body, "name"), _text(body, "new_name"))}
 
-        return _changed(gone)
+    def delete(body: Body) -> Body:
+        loras.delete(_text(body, "name"))
+        return {}
 
-    def blend(body: dict = Body(...)) -> Any:  # noqa: B008
-        first, second = (lambda: _text(body, "first")), (lambda: _text(body, "second"))
-        return _changed(
-            lambda: {"name": loras.blend(first(), second(), _number(body, "share", 0.5), _text(body, "name"))}
-        )
+    def blend(body: Body) -> Body:
+        first, second, name = (_text(body, key) for key in ("first", "second", "name"))
+        return {"name": loras.blend(first, second, _number(body, "share", 0.5), name)}
 
-    def export(body: dict = Body(...)) -> Any:  # noqa: B008
-        return _changed(lambda: {"path": str(loras.export(_text(body, "name")))})
+    def export(body: Body) -> Body:
+        return {"path": str(loras.export(_text(body, "name")))}
 
-    def _changed(action: Callable[[], dict[str, Any]]) -> Any:
-        answer = _answer(action)
-        webui.refresh_networks()
-        return answer
+    def changing(action: Callable[[Body], Body]) -> tuple[Callable[[Body], Body], int]:
+        def run(body: Body) -> Body:
+            answer = action(body)
+            webui.refresh_networks()
+            return answer
 
-    for path, endpoint in (("/identities", identities), ("/preview", preview)):
-        app.add_api_route(PREFIX + path, endpoint, methods=["GET"], dependencies=guards)
-    posts = {
-        "/faces": faces,
-        "/create": create,
-        "/rename": rename,
-        "/delete": delete,
-        "/blend": blend,
-        "/export": export,
+        return run, LARGEST_BODY
+
+    changes = {"/rename": rename, "/delete": delete, "/blend": blend, "/export": export}
+    return {
+        "/faces": (faces, _LARGEST_WITH_PICTURES),
+        "/create": (create, _LARGEST_WITH_PICTURES),
+        **{path: changing(action) for path, action in changes.items()},
     }
-    for path, endpoint in posts.items():
-        app.add_api_route(PREFIX + path, endpoint, methods=["POST"], dependencies=guards)
+
+
+def _endpoint(webui: Any, action: Callable[[Body], Body], largest: int) -> Callable[..., Any]:
+    """A verb for the server: who asks is looked at first, then the body is read, and only then anything is done."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            if not webui.lets_in(request.headers.get("Origin", "")):
+                check_origin(request.headers)
+        except ConfigError as error:
+            return _refusal(error, 403)
+        try:
+            check_content_type(request.headers)
+        except ConfigError as error:
+            return _refusal(error, 415)
+        try:
+            body = read_body(await _start_of(request, largest + 1), largest)
+            return _said(await run_in_threadpool(action, body), 200)
+        except HyperDreamError as error:
+            return _refusal(error, 400)
+
+    return endpoint
+
+
+async def _start_of(request: Request, most: int) -> bytes:
+    """The body up to so many bytes, whatever length it claims to have."""
+    read = bytearray()
+    try:
+        async for part in request.stream():
+            read += part[: most - len(read)]
+            if len(read) >= most:
+                break
+    except ClientDisconnect as error:
+        raise ConfigError("the connection ended within the body; send it again") from error
+    return bytes(read)
 
 
 def _guard(users: dict[str, str]) -> Callable[..., None]:
@@ -124,23 +172,23 @@ def _guard(users: dict[str, str]) -> Callable[..., None]:
     return check
 
 
-def _answer(action: Callable[[], dict[str, Any]]) -> Any:
-    try:
-        return action()
-    except HyperDreamError as error:
-        return _refusal(error, 400)
+def _said(value: Body, status: int) -> Response:
+    # In ASCII: names of files may hold bytes that are no text, which UTF-8 cannot say.
+    return Response(json.dumps(value), status_code=status, media_type="application/json")
 
 
-def _refusal(error: Exception, status: int) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, status_code=status)
+def _refusal(error: Exception, status: int) -> Response:
+    return _said({"error": str(error)[:_LONGEST_REFUSAL]}, status)
 
 
 @contextmanager
-def _pictures(body: dict[str, Any]) -> Iterator[list[Path]]:
+def _pictures(body: Body) -> Iterator[list[Path]]:
     """The photographs in a body, as files for as long as they are needed."""
     given = body.get("images")
     if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
         raise ConfigError("images must be a list of pictures in base64, at least one; send them so")
+    if len(given) > _MOST_PICTURES:
+        raise ConfigError(f"there are {len(given)} images, expected at most {_MOST_PICTURES}; send the best of them")
     with tempfile.TemporaryDirectory(prefix="hyperdream-") as folder:
         files = []
         for number, text in enumerate(given, start=1):
@@ -156,37 +204,44 @@ def _pictures(body: dict[str, Any]) -> Iterator[list[Path]]:
         yield files
 
 
-def _order(body: dict[str, Any], files: list[Path]) -> Order:
+def _order(body: Body, files: list[Path]) -> Order:
     own = {field.name: field.default for field in fields(Order) if field.name not in ("files", "faces")}
     face = {field.name for field in fields(FaceChoice)}
     unknown = sorted(set(body) - set(own) - face - {"images"})
     if unknown:
-        raise ConfigError(f"{unknown[0]!r} is no setting; known: {', '.join([*own, *sorted(face)])}")
+        raise ConfigError(f"{unknown[0][:60]!r} is no setting; known: {', '.join([*own, *sorted(face)])}")
     values = {name: _like(body[name], default, name) for name, default in own.items() if name in body}
     return Order(files=files, faces=_face_choice(body), **values)
 
 
-def _face_choice(body: dict[str, Any]) -> FaceChoice:
+def _face_choice(body: Body) -> FaceChoice:
     known = {field.name: field.default for field in fields(FaceChoice)}
     return FaceChoice(**{name: _like(body[name], default, name) for name, default in known.items() if name in body})
 
 
 def _like(value: Any, default: Any, name: str) -> Any:
-    """A setting of the default's type; numbers without a fraction are whole ones."""
+    """A setting of the default's type."""
     if type(value) is type(default):
         return value
-    raise ConfigError(f"{name} must be a {type(default).__name__}, got {value!r}; send one")
+    raise ConfigError(f"{name} must be {_KINDS[type(default)]}, got {_shown(value)}; send one")
 
 
-def _text(body: dict[str, Any], key: str) -> str:
+def _text(body: Body, key: str) -> str:
     return str(_like(body.get(key), "", key))
 
 
-def _number(body: dict[str, Any], key: str, default: float) -> float:
+def _number(body: Body, key: str, default: float) -> float:
     value = body.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{key} must be a number, got {value!r}; send one")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
+        raise ConfigError(f"{key} must be a number, got {_shown(value)}; send one")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    """A stranger's value in few characters."""
+    if isinstance(value, int) and not -(10**20) < value < 10**20:
+        return "one of many digits"
+    return repr(value)[:60] if isinstance(value, (str, int, float, type(None))) else type(value).__name__
 
 
 def _encoded(picture: Image.Image) -> str:

@@ -96,8 +96,16 @@ class InTheRealHost:
         assert infotext.startswith("a sks face\n") and f"HyperDream identity: {made['name']}" in infotext
         hybrid = server.picture("a [V] face", **guidance(made["name"], subject_scale=5, schedule="default"))
         assert hybrid not in (base, merged)
-        one_by_one = server.picture("a [V] face AND a dog", **guidance(made["name"]))
-        assert one_by_one == server.picture("a sks face AND a dog")
+        for prompt, dials, words in (
+            ("a [V] face AND a dog", guidance(made["name"]), "joined by AND"),
+            ("a [V] face", guidance("none"), "no identity is chosen"),
+            ("a [V] face", guidance("gone.safetensors"), "there is no identity"),
+            ("a [V] face", guidance(made["name"], schedule="0-2:x"), "schedule"),
+            ("a [V] face", guidance(made["name"]) | {"cfg_scale": 1}, "CFG scale of 1"),
+        ):
+            with pytest.raises(HTTPError, match=words) as refused:
+                server.picture(prompt, **dials)
+            assert refused.value.code == 422
         assert server.picture("a [V] face", **guidance(made["name"], enabled=False)) == server.picture("a [V] face")
         assert server.picture("a face") == base
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+import re
+from copy import copy, deepcopy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hyperdream_webui.guidance import axes
 from hyperdream_webui.guidance.guided import Dials, Guided, guided, of_one_length, pasted
+from hyperdream_webui.guidance.refusal import GuidanceError
+from hyperdream_webui.guidance.script import guidable
 from torch import Tensor
 
 from hyperdream_core.bases import get_base
@@ -18,6 +22,8 @@ from .conftest import FakeModel, FakeUNet, make_identity
 
 NAME = "mara-3f2a91.safetensors"
 PICTURES = 2
+OWN_NAME = object()
+"""stands for the name of the identity that is there"""
 T = torch.tensor([500.0])
 
 
@@ -232,6 +238,20 @@ def test_the_accordion_guides_a_job_and_writes_it_into_the_infotext(
     assert not host.denoiser.callbacks
 
 
+@pytest.fixture
+def plot(a1111: SimpleNamespace) -> Any:
+    """The host's plot, as a script that it has run."""
+
+    class AxisOption:
+        def __init__(self, label: str, type: Any, apply: Any, confirm: Any = None, choices: Any = None) -> None:
+            self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+
+    module = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])
+    script_class = SimpleNamespace(__module__="xyz_grid.py")
+    a1111.scripts.scripts_data = [SimpleNamespace(script_class=script_class, module=module)]
+    return module
+
+
 def test_off_touches_nothing_and_clears_what_a_broken_job_has_left(
     accordion: SimpleNamespace, host: SimpleNamespace
 ) -> None:
@@ -245,21 +265,92 @@ def test_off_touches_nothing_and_clears_what_a_broken_job_has_left(
 
 
 @pytest.mark.parametrize(
-    ("values", "null", "words"),
+    ("values", "words"),
     [
-        (("none", "hybrid", -1.0, -1.0, "", 1.0), True, "no identity is chosen"),
-        (("gone.safetensors", "hybrid", -1.0, -1.0, "", 1.0), True, "gone.safetensors"),
-        ((None, "plain", -1.0, 2.0, "", 1.0), True, "has no dials"),
-        ((None, "hybrid", -1.0, 5.0, "", 1.0), False, "CFG scale of 1"),
+        (("none", "hybrid", -1.0, -1.0, "", 1.0), "no identity is chosen"),
+        (("", "hybrid", -1.0, -1.0, "", 1.0), "no identity is chosen"),
+        (("gone.safetensors", "hybrid", -1.0, -1.0, "", 1.0), "there is no identity 'gone.safetensors'"),
+        (("../../mara", "hybrid", -1.0, -1.0, "", 1.0), "there is no identity"),
+        ((OWN_NAME, "plain", -1.0, 2.0, "", 1.0), "has no dials"),
+        ((OWN_NAME, "dance", -1.0, -1.0, "", 1.0), "unknown guidance 'dance'"),
+        ((OWN_NAME, "hybrid", -1.0, -1.0, "0-2:x", 1.0), "schedule"),
+        ((OWN_NAME, "hybrid", -7.0, -1.0, "", 1.0), "base_scale"),
+        ((OWN_NAME, "hybrid", float("nan"), -1.0, "", 1.0), "base_scale"),
+        ((OWN_NAME, "hybrid", -1.0, "many", "", 1.0), "are numbers"),
+        ((OWN_NAME, "hybrid", -1.0, -1.0, "", None), "are numbers"),
+        ((OWN_NAME, "hybrid", -1.0, -1.0, "", float("inf")), "strength of the identity"),
+        ((OWN_NAME, "hybrid", -1.0, -1.0, "", 10**400), "are numbers"),
+        ((OWN_NAME,), "it takes identity, guidance"),
     ],
 )
-def test_a_refusal_stands_beneath_the_picture(
-    accordion: SimpleNamespace, host: SimpleNamespace, values: tuple[Any, ...], null: bool, words: str
+def test_what_cannot_be_guided_is_an_error_in_the_pictures_place_and_nothing_is_drawn(
+    accordion: SimpleNamespace, host: SimpleNamespace, values: tuple[Any, ...], words: str
 ) -> None:
     script, job = accordion.script, accordion.job
-    script.process(job, True, values[0] or accordion.name, *values[1:])
-    script.process_before_every_sampling(job, uc=object() if null else None)
-    assert words in " ".join(host.comments) and not host.denoiser.callbacks
+    script.process(job, True, *(accordion.name if value is OWN_NAME else value for value in values))
+    with pytest.raises(GuidanceError, match=re.escape(words)) as raised:
+        job.init(job.all_prompts, [1], [1])
+    # What the API of both hosts answers with.
+    assert raised.value.status_code == 422 and raised.value.detail == str(raised.value)
+    script.process_before_every_sampling(job, uc=object())
+    assert not host.denoiser.callbacks and not job.extra_generation_params
+
+
+def test_an_identity_of_another_family_and_joined_prompts_are_errors_too(accordion: SimpleNamespace) -> None:
+    script, job = accordion.script, accordion.job
+    other = script.loras.put(make_identity("sd15"), "lena")
+    for name, prompt, words in (
+        (other, "a [V] face", "made for 'sd15'"),
+        (accordion.name, "a [V] face AND a dog", "joined by AND"),
+    ):
+        job.all_prompts = [prompt]
+        script.process(job, True, name, "hybrid", -1.0, -1.0, "", 1.0)
+        with pytest.raises(GuidanceError, match=words):
+            job.init()
+
+
+def test_what_is_seen_only_at_the_sampler_ends_the_job_there(accordion: SimpleNamespace, host: SimpleNamespace) -> None:
+    script, job = accordion.script, accordion.job
+    script.process(job, True, accordion.name, "hybrid", -1.0, 5.0, "", 1.0)
+    script.process_before_every_sampling(job, uc=None)
+    for run in (job.sampler.sample, job.sampler.sample_img2img):
+        with pytest.raises(GuidanceError, match="CFG scale of 1"):
+            run(job, None)
+    assert not host.denoiser.callbacks
+
+
+def test_the_plots_axes_set_dials_and_nobody_is_the_base_alone(accordion: SimpleNamespace, plot: Any) -> None:
+    assert axes.register(lambda: guidable(accordion.script.loras)) and axes.register(list)
+    by_label = {option.label: option for option in plot.axis_options}
+    assert len(by_label) == len(plot.axis_options) == 6
+    script, job = accordion.script, accordion.job
+    cell = copy(job)
+    by_label["[HyperDream] Identity"].apply(cell, accordion.name, [])
+    by_label["[HyperDream] Strength of the identity"].apply(cell, 0.5, [])
+    script.process(cell, False, "none", "hybrid", -1.0, -1.0, "", 1.0)
+    assert cell.extra_generation_params["HyperDream strength"] == 0.5 and cell.all_prompts == ["a sks face"]
+    assert not axes.chosen(job), "a cell's values are its own"
+    base = copy(job)
+    base.extra_generation_params = {}
+    by_label["[HyperDream] Identity"].apply(base, "none", [])
+    script.process(base, True, accordion.name, "hybrid", -1.0, -1.0, "", 1.0)
+    assert base.all_prompts == ["a face"] and not base.extra_generation_params
+
+
+def test_the_plot_refuses_an_unknown_identity_or_preset_before_it_begins(accordion: SimpleNamespace, plot: Any) -> None:
+    accordion.script.loras.put(make_identity("sd15"), "lena")
+    axes.register(lambda: guidable(accordion.script.loras))
+    identity, guidance = plot.axis_options[1:3]
+    assert len(identity.choices()) == 2 and "hybrid" in guidance.choices()
+    for option in (identity, guidance):
+        option.confirm(None, list(option.choices()))
+        with pytest.raises(RuntimeError, match="'gone' is none of"):
+            option.confirm(None, ["gone"])
+
+
+def test_without_the_hosts_plot_there_are_no_axes(a1111: SimpleNamespace) -> None:
+    a1111.scripts.scripts_data = []
+    assert axes.register(list) is False
 
 
 def test_a_replaced_unet_is_refused(host: SimpleNamespace, a1111: SimpleNamespace) -> None:

@@ -18,6 +18,7 @@ from .conftest import make_identity
 
 pytest.importorskip("fastapi", reason="both hosts bring it; nothing else here needs it")
 pytest.importorskip("httpx", reason="fastapi's test client")
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 PORTRAIT = base64.b64encode((bundled_examples() / "portrait.png").read_bytes()).decode()
 
@@ -31,6 +32,7 @@ class FakeJobs:
         self.refreshed = 0
         self.webui = SimpleNamespace(
             api_users=users,
+            lets_in=lambda origin: origin == "https://let.in",
             in_turn=lambda job: job(),
             with_models=lambda job: job(),
             refresh_networks=lambda: setattr(self, "refreshed", self.refreshed + 1),
@@ -108,14 +110,27 @@ def test_the_librarys_verbs(client: Any) -> None:
     ("verb", "body", "words"),
     [
         ("create", {"images": [PORTRAIT], "stepz": 1}, "'stepz' is no setting"),
-        ("create", {"images": [PORTRAIT], "steps": "many"}, "steps must be a int"),
+        ("create", {"images": [PORTRAIT], "steps": "many"}, "steps must be a whole number"),
         ("create", {"images": []}, "at least one"),
         ("create", {"images": ["%%%"]}, "is not base64"),
         ("create", {"images": [PORTRAIT], "on": "moon"}, "choose one of them"),
         ("rename", {"name": "gone.safetensors", "new_name": "x"}, "there is no identity"),
         ("rename", {"name": "../../x.safetensors", "new_name": "x"}, "there is no identity"),
-        ("delete", {}, "name must be a str"),
+        ("delete", {}, "name must be a text"),
         ("blend", {"first": "a", "second": "b", "name": "c", "share": "half"}, "share must be a number"),
+        ("create", {"images": [PORTRAIT], "seed": 2**70}, "seed must lie in -1..4294967295"),
+        ("create", {"images": [PORTRAIT], "draw_steps": 0}, "draw_steps must lie in 1..150"),
+        ("create", {"images": [PORTRAIT], "draw_steps": 1_000_000}, "draw_steps must lie in 1..150"),
+        ("create", {"images": [PORTRAIT], "steps": 1_000_000}, "steps must lie in"),
+        ("create", {"images": [PORTRAIT], "batch": 1_000_000}, "batch must lie in"),
+        ("create", {"images": [PORTRAIT], "size": 64_000}, "size must be a multiple"),
+        ("create", {"images": [PORTRAIT], "identifier": ""}, "must be a word"),
+        ("create", {"images": [PORTRAIT], "class_noun": " "}, "must be a word"),
+        ("create", {"images": [PORTRAIT], "caption": "x" * 5000}, "shorten it"),
+        ("create", {"images": [PORTRAIT], "caption": "\ud800"}, "half of a character"),
+        ("create", {"images": [PORTRAIT] * 60}, "60 images"),
+        ("faces", {"images": [PORTRAIT], "on": ["checkpoint"]}, "on must be a text"),
+        ("faces", {"images": [PORTRAIT], "on_no_face": "dance"}, "choose one of them"),
     ],
 )
 def test_a_refusal_is_a_sentence(client: Any, verb: str, body: dict[str, Any], words: str) -> None:

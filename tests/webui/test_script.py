@@ -58,7 +58,7 @@ def test_the_host_finds_one_file_and_it_is_thin() -> None:
 
 def test_nothing_of_a_host_is_imported_with_the_package() -> None:
     owned = {"nodes", "utils", "core", "modules", "networks", "network", "lora", "web"}
-    for path in (ROOT / "scripts" / "hyperdream_webui").glob("*.py"):
+    for path in (ROOT / "scripts" / "hyperdream_webui").rglob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith(("import ", "from ")):
                 assert line.split()[1].split(".")[0] not in owned, f"{path.name}: {line}"

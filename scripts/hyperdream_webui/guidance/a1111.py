@@ -18,7 +18,7 @@ from hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, GuidedStep, Key, Part
 
 from ..a1111_base import noise_level
-from .guided import JOINED_PROMPTS, Guided, of_one_length
+from .guided import LEFT_ALONE, Guided, of_one_length
 
 _IDLE = Part((NULL, None), {}, 0.0)
 """a row of the host's that nothing is made of"""
@@ -71,7 +71,7 @@ class Run:
             return
         pictures = len(params.text_uncond)
         if len(params.text_cond) != pictures:
-            self._sampling.comment(JOINED_PROMPTS)
+            self._sampling.comment(LEFT_ALONE)
             return
         latents = params.x[-pictures:]
         t = noise_level(self._denoiser.inner_model, params.sigma[:1])

@@ -17,7 +17,7 @@ from hyperdream_core.pipelines.drawing.chunk_adapters import live_parts
 from hyperdream_core.pipelines.drawing.guided_step import NULL, PROMPT, GuidedStep, Key, Part
 
 from ..forge_base import noise_level
-from .guided import JOINED_PROMPTS, Guided, of_one_length
+from .guided import LEFT_ALONE, Guided, of_one_length
 
 _KINDS = (PROMPT, NULL)
 """by the host's number in `cond_or_uncond`"""
@@ -62,7 +62,7 @@ def _step_beginner(p: Any, guided: Guided, base_text: Any, now: _Now) -> Callabl
                 now.texts |= {(NULL, None): _text(uncond), (NULL, 0): _text(uncond)}
             scale = now.step.scale
         else:
-            p.comment(JOINED_PROMPTS)
+            p.comment(LEFT_ALONE)
         return model, x, sigma, uncond, cond, scale, options, seed
 
     return begin_step

@@ -18,7 +18,7 @@ from hyperdream_core.identity import Identity
 from hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
 from hyperdream_core.pipelines.drawing.guided_step import Guidance
 from hyperdream_core.pipelines.drawing.subjects import Subject, resolve
-from hyperdream_core.pipelines.prompts import insert_identifier, names_subject, without_identifier
+from hyperdream_core.pipelines.prompts import PLACEHOLDER, insert_identifier, names_subject, without_identifier
 
 from ..lora_folder import STOCK
 
@@ -26,7 +26,11 @@ PRESETS = ("hybrid", "mix", "blend", "base-null", "plain")
 OWN = -1.0
 """a dial's setting for what the preset takes by itself"""
 NOBODY = "none"
-JOINED_PROMPTS = "HyperDream guidance does not mix prompts joined by AND, and left this picture alone; write one prompt"
+MOST_STRENGTH = 10.0
+LEFT_ALONE = (
+    "HyperDream guidance left this picture alone: prompts that are joined by AND are not mixed; write one prompt"
+)
+JOINED_PROMPTS = "it does not mix prompts that are joined by AND; write one prompt, or switch it off"
 _FIELDS = {
     "identity": "HyperDream identity",
     "guidance": "HyperDream guidance",
@@ -55,6 +59,11 @@ class Dials:
         Raises:
             ConfigError: a setting that means nothing, or does nothing in this preset.
         """
+        if not (math.isfinite(self.strength) and abs(self.strength) <= MOST_STRENGTH):
+            raise ConfigError(
+                f"the strength of the identity must lie in -{MOST_STRENGTH:g}..{MOST_STRENGTH:g}, got "
+                f"{self.strength:g}; 1 is as trained"
+            )
         return GuidanceConfig(
             guidance=self.guidance,  # type: ignore[arg-type]
             base_scale=None if self.base_scale == OWN else self.base_scale,
@@ -132,6 +141,11 @@ def guided(dials: Dials, identity: Identity, unet: nn.Module) -> Guided:
     subject = resolve(family, Subject(adapter=identity), config, 1)[0]
     pairs = tuple({to_ldm(name, family): pair for name, pair in one.items()} for one in subject.pairs)
     return Guided(identity, dials.identity, Guidance(config, [replace(subject, pairs=pairs)]))
+
+
+def without_placeholder(prompt: str) -> str:
+    """A prompt for nobody: `[V]` is left out."""
+    return re.sub(rf"{re.escape(PLACEHOLDER)}\s*", "", prompt, flags=re.IGNORECASE).strip()
 
 
 def of_one_length(texts: Sequence[Tensor]) -> list[Tensor]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields, replace
 from typing import Any
 
-from hyperdream_core.errors import ConfigError, HyperDreamError
+from hyperdream_core.errors import BaseMismatchError, ConfigError, HyperDreamError
 
-from ..host import is_forge, sentence
+from ..host import is_forge
 from ..lora_folder import LoraFolder
-from .guided import NOBODY, OWN, PRESETS, Dials, Guided, guided, pasted
+from . import axes
+from .guided import JOINED_PROMPTS, NOBODY, OWN, PRESETS, Dials, Guided, guided, pasted, without_placeholder
+from .refusal import refuse_job, refuse_sampling
 
 
 class GuidanceAccordion:
@@ -58,6 +62,8 @@ class GuidanceAccordion:
                 base_scale = gr.Slider(OWN, 30, value=OWN, step=0.5, label="CFG of the base")
                 subject_scale = gr.Slider(OWN, 30, value=OWN, step=0.1, label="CFG of the person")
                 strength = gr.Slider(-2, 2, value=1, step=0.05, label="Strength of the identity")
+            # The list is as old as the page: those who open it are shown who has been made since.
+            identity.focus(fn=lambda: gr.update(choices=self._names()), inputs=[], outputs=[identity])
             schedule = gr.Textbox(
                 label="Schedule",
                 placeholder="default, or 0-0.5:1, 0.5-1:0",
@@ -80,23 +86,22 @@ class GuidanceAccordion:
     def process(self, p: Any, enabled: bool = False, *values: Any) -> None:
         """Before a job: its prompts name the person, and its infotext says how it is made."""
         self._stop()
-        if not enabled:
+        on_axes = axes.chosen(p)
+        if not enabled and not on_axes:
+            return
+        if on_axes.get("identity") == NOBODY:
+            # A cell of a plot to compare with.
+            p.all_prompts = [without_placeholder(prompt) for prompt in p.all_prompts]
             return
         try:
-            identity, guidance, base_scale, subject_scale, schedule, strength = values
-            dials = Dials(
-                identity=str(identity or NOBODY),
-                guidance=str(guidance),
-                base_scale=float(base_scale),
-                subject_scale=float(subject_scale),
-                schedule=str(schedule or ""),
-                strength=float(strength),
-            )
+            dials = replace(_dials(values), **on_axes)
             if dials.identity == NOBODY:
-                raise ConfigError("HyperDream guidance is on, but no identity is chosen; choose one")
+                raise ConfigError("it is on, but no identity is chosen; choose one, or switch it off")
+            if any(re.search(r"\bAND\b", prompt) for prompt in p.all_prompts):
+                raise ConfigError(JOINED_PROMPTS)
             self._guided = guided(dials, self.loras.read(dials.identity), _unet(p))
         except HyperDreamError as error:
-            p.comment(sentence(error))
+            refuse_job(p, error)
             return
         p.all_prompts = [self._guided.worded(prompt) for prompt in p.all_prompts]
         p.main_prompt = self._guided.worded(getattr(p, "main_prompt", None) or p.all_prompts[0])
@@ -112,7 +117,7 @@ class GuidanceAccordion:
         try:
             if tensors.get("uc") is None:
                 raise ConfigError(
-                    "guidance needs the negative prompt, which a CFG scale of 1 leaves out; raise it a bit"
+                    "it needs the negative prompt, which a CFG scale of 1 leaves out; raise the CFG scale a bit"
                 )
             base_text = _encoded(p, self._guided)
             if is_forge():
@@ -124,7 +129,7 @@ class GuidanceAccordion:
 
                 self._run = a1111.start(p, self._guided, base_text)
         except HyperDreamError as error:
-            p.comment(sentence(error))
+            refuse_sampling(p, error)
 
     def postprocess(self, p: Any, processed: Any, *values: Any) -> None:
         """After a job."""
@@ -140,7 +145,31 @@ class GuidanceAccordion:
             self._run = None
 
     def _names(self) -> list[str]:
-        return [NOBODY, *(entry.name for entry in self.loras.entries() if entry.family in ("sd15", "sd2"))]
+        return guidable(self.loras)
+
+
+def guidable(loras: LoraFolder) -> list[str]:
+    """The identities that guidance can take, newest first, after the word for nobody."""
+    return [NOBODY, *(entry.name for entry in loras.entries() if entry.family in ("sd15", "sd2"))]
+
+
+def _dials(values: tuple[Any, ...]) -> Dials:
+    """The accordion's values as dials; the host's API passes on whatever it is given.
+
+    Raises:
+        ConfigError: one is not of its kind.
+    """
+    names = [field.name for field in fields(Dials)]
+    try:
+        given = dict(zip(names, values, strict=True))
+        numbers: dict[str, Any] = {name: float(given[name]) for name in ("base_scale", "subject_scale", "strength")}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"it takes {', '.join(names)}, of which the scales and the strength are numbers") from error
+    texts: dict[str, Any] = {
+        "identity": str(given["identity"] or NOBODY),
+        "guidance": str(given["guidance"] or PRESETS[0]),
+    }
+    return Dials(**texts, schedule=str(given["schedule"] or ""), **numbers)
 
 
 def _from_infotext(name: str) -> Any:
@@ -152,7 +181,12 @@ def _from_infotext(name: str) -> Any:
 
 
 def _unet(p: Any) -> Any:
-    return p.sd_model.forge_objects.unet.model.diffusion_model if is_forge() else p.sd_model.model.diffusion_model
+    try:
+        return p.sd_model.forge_objects.unet.model.diffusion_model if is_forge() else p.sd_model.model.diffusion_model
+    except AttributeError as error:
+        raise BaseMismatchError(
+            "the loaded checkpoint has no UNet that can be guided; load a Stable Diffusion 1.x or 2.x"
+        ) from error
 
 
 def _encoded(p: Any, about: Guided) -> Any:
