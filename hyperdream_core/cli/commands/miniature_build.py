@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
         f"finished stages and checkpoints are kept in {arguments.work}; the same command goes on from there"
     )
     with console.progress("building") as progress:
-        recipe = Recipe(arguments.work, config, progress)
+        recipe = Recipe(arguments.work, config, progress, console.say)
         publish(recipe, arguments.out)
     trial = TrialConfig()
     if arguments.quick:

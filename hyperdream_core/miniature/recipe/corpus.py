@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 from ...bases.miniature import MINIATURE
-from ...whole_file import reserve, whole_file
+from ...errors import ConfigError
+from ...whole_file import reserve
 from ..world.captions import Context, random_context, reference_context
 from ..world.people import People, random_people
 from ..world.pets import Pets, random_pets, render_pets
 from ..world.portrait import render_people
 from ..world.view import View, random_view
+from .results import Result, Say, no_say
 
 CHUNK = 32
 """Pictures rendered at a time; more does not fit the cache."""
+_ROUNDING = 3
+"""Levels of 255 by which a picture may differ on another machine."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def build_corpus(
     references: bool = False,
     size: int = MINIATURE.picture_size,
     progress: Any = None,
+    say: Say = no_say,
 ) -> Corpus:
     """Render a corpus into `path` (.npy), or open the one that is there.
 
@@ -65,6 +70,11 @@ def build_corpus(
         references: draw plain reference photographs instead of any context.
         size: px.
         progress: called with (done, total) pictures.
+        say: told if what is there is damaged, and rendered anew.
+
+    Raises:
+        ConfigError: what is there shows other subjects, contexts or views.
+        OutputError: it cannot be written.
     """
     generator = torch.Generator().manual_seed(seed)
     people = random_people(subjects, generator) if noun == "face" else random_pets(subjects, generator)
@@ -72,11 +82,27 @@ def build_corpus(
     generator.manual_seed(seed * 7919 + (13 if references else 0))
     context = (reference_context if references else random_context)(total, generator)
     view = random_view(total, generator)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
-            _render_all(part, (subjects, contexts, 3, size, size), people, context, view, progress)
-    return Corpus(np.load(path, mmap_mode="r"), people, context)
+    settings = {"noun": noun, "subjects": subjects, "contexts": contexts, "seed": seed, "references": references,
+                "size": size}  # fmt: skip
+    shape = (subjects, contexts, 3, size, size)
+    result = Result(path, settings, shape=shape, say=say)
+    if not result.is_there():
+        with result.made() as part:
+            _render_all(part, shape, people, context, view, progress)
+    pictures = np.load(path, mmap_mode="r")
+    _check_first(path, pictures, people, context, view)
+    return Corpus(pictures, people, context)
+
+
+def _check_first(path: Path, pictures: np.ndarray, subjects: People | Pets, context: Context, view: View) -> None:
+    """See that the first picture is what would be drawn today: another release may have drawn another world."""
+    contexts, size = pictures.shape[1], pictures.shape[-1]
+    today = _render(subjects, context, view, torch.tensor([0]), contexts, size)[0] * 255.0
+    if float((today - torch.from_numpy(pictures[0, 0].astype(np.float32))).abs().max()) > _ROUNDING + 0.5:
+        raise ConfigError(
+            f"{path}: shows other pictures than this release draws for the same seed. Name another --work folder, or "
+            "remove it and what was made from it."
+        )
 
 
 def _render_all(

@@ -6,6 +6,7 @@ Whatever needs no training is made here on first use; what a stage has trained i
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,43 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...config import config_to_json
 from ...errors import ConfigError
 from ...models.hypernetwork import HypernetworkConfig
 from ...models.image_encoder import ConvImageEncoder, build_image_encoder
 from ...pipelines.diffusers.loading import load_vae
+from ...pipelines.training.checkpoint import steps_of
 from ...pipelines.training.loop import TrainingConfig
-from ...whole_file import whole_file, whole_folder
 from ..world.people import SEEDS
 from .autoencoder import LATENT_CHANNELS, new_autoencoder, patch_kernel
 from .base_training import tokenizer_folder
 from .corpus import CHUNK, Corpus, build_corpus
 from .patch_codec import PATCH
+from .results import Result, Say, no_say
+
+_MODEL = ("config.json", "diffusion_pytorch_model.safetensors")
+_PARTS = {"unet": _MODEL, "vae": _MODEL, "text_encoder": ("config.json", "model.safetensors"),
+          "tokenizer": ("tokenizer_config.json",), "scheduler": ("scheduler_config.json",)}  # fmt: skip
+_PEOPLE, _DATA = ("people", "contexts"), ("people", "contexts", "pets", "processes")
+_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # Kind of result -> settings that decide it, and files of its folder; what differs in rounds or seed has it in its
+    # name.
+    "tokenizer": ((), ("tokenizer_config.json",)),
+    "encoder-only": (_PEOPLE, _MODEL),
+    "latents": ((*_PEOPLE, "pets"), ()),
+    "autoencoder": ((*_DATA, "decoder"), _MODEL),
+    "base": (
+        (*_DATA, "base"),
+        ("model_index.json", *(f"{part}/{name}" for part, names in _PARTS.items() for name in names)),
+    ),
+    "judges": (
+        (*_DATA, "decoder", "judge_people", "judge_contexts", "identity_judge", "attribute_judge"),
+        ("identity.safetensors", "attributes.safetensors"),
+    ),
+    "encoder": ((*_PEOPLE, "processes", "encoder"), ("encoder.safetensors",)),
+    "features": ((*_PEOPLE, "processes", "encoder"), ()),
+    "hypernetwork": ((*_DATA, "base", "encoder", "hypernetwork", "seed"), ("hypernetwork.safetensors",)),
+}
 
 HYPERNETWORK = HypernetworkConfig(
     family="miniature", down_dim=48, up_dim=96, width=128, image_encoder={"kind": "conv", "image_size": 128}
@@ -91,6 +118,27 @@ class Materials:
     folder: Path
     config: RecipeConfig
     progress: Any = None
+    say: Say = no_say
+    """told of what is made anew, or taken without a record"""
+
+    def settings(self, kind: str) -> Mapping[str, Any]:
+        """What decides a kind of result, as JSON values."""
+        config = config_to_json(self.config)
+        chosen = {name: config[name] for name in _KINDS[kind][0]}
+        for value in chosen.values():
+            if isinstance(value, dict):
+                value.pop("save_every", None)
+        return chosen
+
+    def result(self, name: str, shape: tuple[int, ...] = ()) -> Result:
+        """The place of a result: `KIND`, `KIND-ROUNDS` or, of an array, `KIND/NAME.npy`."""
+        kind = next(kind for kind in sorted(_KINDS, key=len, reverse=True) if name.startswith(kind))
+        return Result(self.folder / name, self.settings(kind), _KINDS[kind][1], shape, self.say)
+
+    def checkpoint(self, name: str, steps: int, rounds: int = 1) -> Path:
+        """A training's checkpoint; one of its own for a round that is made anew after a later one has begun."""
+        path = self.folder / f"{name}.checkpoint.safetensors"
+        return path if steps_of(path) <= steps else path.with_name(f"{name}-{rounds}.checkpoint.safetensors")
 
     def corpus(self, name: str) -> Corpus:
         """Render or open one of the corpora: faces, references, pets, judges."""
@@ -102,18 +150,20 @@ class Materials:
             "judges": ("face", c.judge_people, c.judge_contexts, SEEDS["judges"], False),
         }[name]
         path = self.folder / "corpus" / f"{name}.npy"
-        return build_corpus(path, noun, subjects, contexts, seed, references=references, progress=self.progress)
+        return build_corpus(
+            path, noun, subjects, contexts, seed, references=references, progress=self.progress, say=self.say
+        )
 
     def encoder_only(self) -> Any:
         """The VAE with its solved encoder and a linear decoder."""
-        path = self.folder / "encoder-only"
-        if not path.exists():
+        result = self.result("encoder-only")
+        if not result.is_there():
             pictures = self.corpus("faces").pictures.reshape(-1, *self.corpus("faces").pictures.shape[2:])
             sample = torch.from_numpy(pictures[:: 1 + len(pictures) // 1024].copy()).float() / 255.0
             torch.manual_seed(0)
-            with whole_folder(path) as part:
+            with result.made() as part:
                 new_autoencoder(sample).save_pretrained(part)
-        return load_autoencoder(path)
+        return load_autoencoder(result.path)
 
     def autoencoder(self) -> Any:
         """The VAE with its decoder trained."""
@@ -121,8 +171,10 @@ class Materials:
 
     def latents(self, name: str) -> np.ndarray:
         """Scaled latents (subjects, contexts, 32, 8, 8) float16 of a corpus."""
-        path = self.folder / "latents" / f"{name}.npy"
-        if not path.exists():
+        c = self.config
+        shape = (c.pets if name == "pets" else c.people, c.contexts, LATENT_CHANNELS)
+        result = self.result(f"latents/{name}.npy", shape)
+        if not result.is_there():
             corpus, (kernel, bias) = self.corpus(name), patch_kernel(self.encoder_only())
             subjects, contexts = corpus.pictures.shape[:2]
             flat = corpus.pictures.reshape(subjects * contexts, *corpus.pictures.shape[2:])
@@ -132,9 +184,8 @@ class Materials:
                 codes[start : start + CHUNK] = F.conv2d(pictures, kernel, bias, stride=PATCH).numpy()
                 if self.progress is not None:
                     self.progress(start, len(flat))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_array(path, codes.reshape(subjects, contexts, *codes.shape[1:]))
-        return np.load(path)
+            save_array(result, codes.reshape(subjects, contexts, *codes.shape[1:]))
+        return np.load(result.path)
 
     def base(self, rounds: int = 0) -> Path:
         """Folder of the base after so many rounds, by default all, in the diffusers folder layout, float32."""
@@ -146,26 +197,26 @@ class Materials:
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """What the frozen image encoder sees in the references: tokens (n, 64, d) and pooled (n, d), float16."""
-        paths = [self.folder / "features" / f"{name}.npy" for name in ("tokens", "pooled")]
-        if not all(path.exists() for path in paths):
+        results = [self.result(f"features/{name}.npy", (self.config.people,)) for name in ("tokens", "pooled")]
+        whole = [result.is_there() for result in results]
+        if not all(whole):
             encoder = load_encoder(self.encoder())
             pictures, found = self.corpus("references").pictures[:, 0], []
             for start in range(0, len(pictures), CHUNK):
                 batch = torch.from_numpy(pictures[start : start + CHUNK].copy()).float() / 255.0
                 with torch.no_grad():
                     found.append(encoder.features(batch))
-            paths[0].parent.mkdir(parents=True, exist_ok=True)
-            for path, name in zip(paths, ("tokens", "pooled"), strict=True):
-                save_array(path, torch.cat([getattr(one, name) for one in found]).half().numpy())
-        return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
+            for result, name in zip(results, ("tokens", "pooled"), strict=True):
+                save_array(result, torch.cat([getattr(one, name) for one in found]).half().numpy())
+        return np.load(results[0].path, mmap_mode="r"), np.load(results[1].path)
 
     def tokenizer(self) -> Path:
         """CLIP's tokenizer, which is not trained: a copy of the shipped files."""
-        target = self.folder / "tokenizer"
-        if not target.exists():
-            with whole_folder(target) as part:
+        result = self.result("tokenizer")
+        if not result.is_there():
+            with result.made() as part:
                 shutil.copytree(tokenizer_folder(), part, dirs_exist_ok=True)
-        return target
+        return result.path
 
 
 def load_autoencoder(folder: Path) -> Any:
@@ -189,7 +240,7 @@ def load_encoder(folder: Path) -> ConvImageEncoder:
     return encoder.train(False).requires_grad_(False)
 
 
-def save_array(path: Path, values: np.ndarray) -> None:
+def save_array(result: Result, values: np.ndarray) -> None:
     """Write an array as a whole .npy file."""
-    with whole_file(path) as part, open(part, "wb") as file:
+    with result.made() as part, open(part, "wb") as file:
         np.save(file, values)

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from ...errors import ConfigError
 from ...pipelines.diffusers.loading import load_base
 from ...pipelines.diffusers.single_file_export import write_single_file
 from ...whole_file import is_part, whole_file, whole_folder, write_whole
-from .materials import load_autoencoder
 from .recipe import Recipe
+from .results import make_folder
 
 CARD = "MODEL_CARD.md"
 SINGLE_FILE = "miniature.safetensors"
@@ -28,22 +29,33 @@ def publish(recipe: Recipe, target: Path) -> None:
     Args:
         recipe: finished up to its hypernetwork, decoder and judges.
         target: folder such as weights/miniature; `base/` becomes a diffusers pipeline folder.
+
+    Raises:
+        ConfigError: the folder is the recipe's own, or a stage was made by other settings.
+        OutputError: a folder cannot be written, or the disk is full; the same call goes on from there.
     """
     from diffusers import StableDiffusionPipeline
     from safetensors.torch import load_file, save_file
 
+    if target.resolve() == recipe.folder.resolve():
+        raise ConfigError(
+            f"{target}: holds the work, whose parts would be replaced by the weights. Name another --out."
+        )
+    make_folder(recipe.folder)
+    make_folder(target)
     base, judges, predictor = recipe.base(), recipe.judges(), recipe.hypernetwork()
     pipeline = StableDiffusionPipeline.from_pretrained(
-        base, vae=load_autoencoder(recipe.folder / "autoencoder"), safety_checker=None, local_files_only=True
+        base, vae=recipe.autoencoder(), safety_checker=None, local_files_only=True
     )
-    target.mkdir(parents=True, exist_ok=True)
+    halves = {path.name: {name: value.half() for name, value in load_file(path).items()}
+              for path in judges.glob("*.safetensors")}  # fmt: skip
     with whole_folder(target / "base") as part:
         pipeline.to(torch.float16).save_pretrained(part, safe_serialization=True)
         for path in part.rglob("*.json"):
             _forget_origin(path)
     with whole_folder(target / "judges") as part:
-        for path in judges.glob("*.safetensors"):
-            save_file({name: value.half() for name, value in load_file(path).items()}, part / path.name)
+        for name, tensors in halves.items():
+            save_file(tensors, part / name)
     with whole_file(target / "hypernetwork.safetensors") as file:
         shutil.copyfile(predictor / "hypernetwork.safetensors", file)
     # Beside the work and not among the weights: it would double their size.
@@ -67,7 +79,9 @@ def write_manifest(target: Path) -> None:
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
         for path in sorted(target.rglob("*"))
-        if path.is_file() and path.name not in ("manifest.json", CARD) and not is_part(path)
+        if path.is_file()
+        and path.name not in ("manifest.json", CARD)
+        and not any(map(is_part, path.relative_to(target).parts))
     }
     write_whole(target / "manifest.json", json.dumps(entries, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 """What each stage of the recipe trains: run in every process that `launch` starts; the main one writes the result.
 
-A result's folder is written whole, so that it exists only when its stage is done.
+A result is written whole, with its record, so that it is there only when its stage is done.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from ...models.hypernetwork import Hypernetwork
 from ...models.image_encoder import ImageFeatures, RegressionHead
 from ...pipelines.diffusers.loading import load_base
 from ...pipelines.predictors.hypernetwork_predictor import save_hypernetwork
-from ...pipelines.training.loop import is_main_process, train
+from ...pipelines.training.loop import TrainingConfig, is_main_process, train
 from ...pipelines.training.train_hypernetwork import HypernetworkBatch, HypernetworkObjective
-from ...whole_file import whole_folder
 from ..trial.judges import AttributeJudge, AttributeObjective, IdentityJudge, IdentityObjective
 from ..world.captions import Context
 from . import autoencoder as vae
@@ -41,11 +40,20 @@ def train_decoder(recipe: Materials) -> None:
         kind = int(torch.rand(1, generator=generator) < 0.15)
         return vae.draw_crops(*sources[kind], 16, generator)
 
-    checkpoint = recipe.folder / "decoder.checkpoint.safetensors"
-    train(vae.DecoderObjective(model), draw, recipe.config.decoder, checkpoint, recipe.progress)
+    _train(recipe, "decoder", "autoencoder", vae.DecoderObjective(model), draw, recipe.config.decoder)
     if is_main_process():
-        with whole_folder(recipe.folder / "autoencoder") as part:
+        with recipe.result("autoencoder").made() as part:
             model.save_pretrained(part)
+
+
+def _train(
+    recipe: Materials, name: str, kind: str, objective: nn.Module, draw: Any, config: TrainingConfig, rounds: int = 1
+) -> list[float]:
+    """Train with the checkpoint of that name, of a result of that kind."""
+    checkpoint = recipe.checkpoint(name, rounds * config.steps, rounds)
+    return train(
+        objective, draw, config, checkpoint, recipe.progress, cycles=rounds, made_by={"recipe": recipe.settings(kind)}
+    )
 
 
 def train_base(recipe: Materials, rounds: int) -> None:
@@ -62,11 +70,10 @@ def train_base(recipe: Materials, rounds: int) -> None:
         return draw_base_batch(sources, 32, generator)
 
     objective = BaseObjective(unet, text_encoder, tokenizer)
-    checkpoint = recipe.folder / "base.checkpoint.safetensors"
-    train(objective, draw, recipe.config.base, checkpoint, recipe.progress, cycles=rounds)
+    _train(recipe, "base", "base", objective, draw, recipe.config.base, rounds)
     if is_main_process():
         vae_ = recipe.encoder_only()
-        with whole_folder(recipe.folder / f"base-{rounds}") as part:
+        with recipe.result(f"base-{rounds}").made() as part:
             save_pipeline(part, vae_, unet, text_encoder, tokenizer)
 
 
@@ -109,18 +116,16 @@ def train_judges(recipe: Materials) -> None:
         pictures = _through(autoencoder, corpus.take(subject, place), generator)
         return pictures, corpus.context[subject * corpus.contexts + place]
 
-    folder, c = recipe.folder, recipe.config
-    train(IdentityObjective(identity), draw_pairs, c.identity_judge, folder / "identity_judge.checkpoint.safetensors",
-          recipe.progress)  # fmt: skip
-    train(AttributeObjective(attributes), draw_pictures, c.attribute_judge,
-          folder / "attribute_judge.checkpoint.safetensors", recipe.progress)  # fmt: skip
+    c = recipe.config
+    _train(recipe, "identity_judge", "judges", IdentityObjective(identity), draw_pairs, c.identity_judge)
+    _train(recipe, "attribute_judge", "judges", AttributeObjective(attributes), draw_pictures, c.attribute_judge)
 
     def save(path: Path) -> None:
         save_file(identity.state_dict(), path / "identity.safetensors")
         save_file(attributes.state_dict(), path / "attributes.safetensors")
 
     if is_main_process():
-        with whole_folder(folder / "judges") as part:
+        with recipe.result("judges").made() as part:
             save(part)
 
 
@@ -150,14 +155,13 @@ def train_encoder(recipe: Materials) -> None:
         plain = references.take(subject[:32], torch.zeros(32, dtype=torch.long))
         return torch.cat([plain, faces.take(subject[32:], place)]), targets[subject]
 
-    checkpoint = recipe.folder / "encoder.checkpoint.safetensors"
-    train(objective, draw, recipe.config.encoder, checkpoint, recipe.progress)
+    _train(recipe, "encoder", "encoder", objective, draw, recipe.config.encoder)
 
     def save(path: Path) -> None:
         save_file({name: t.contiguous() for name, t in encoder.state_dict().items()}, path / "encoder.safetensors")
 
     if is_main_process():
-        with whole_folder(recipe.folder / "encoder") as part:
+        with recipe.result("encoder").made() as part:
             save(part)
 
 
@@ -194,9 +198,8 @@ def train_hypernetwork(recipe: Materials, rounds: int) -> None:
         return HypernetworkBatch(features, codes, text)
 
     name = f"hypernetwork-{recipe.config.seed}"
-    checkpoint = recipe.folder / f"{name}.checkpoint.safetensors"
     training = replace(recipe.config.hypernetwork, seed=recipe.config.seed + 10)
-    losses = train(objective, draw, training, checkpoint, recipe.progress, cycles=rounds)
+    losses = _train(recipe, name, "hypernetwork", objective, draw, training, rounds)
 
     def save(path: Path) -> None:
         steps = training.steps * rounds
@@ -207,7 +210,7 @@ def train_hypernetwork(recipe: Materials, rounds: int) -> None:
                           training=facts, dtype=torch.float16)  # fmt: skip
 
     if is_main_process():
-        with whole_folder(recipe.folder / f"{name}-{rounds}") as part:
+        with recipe.result(f"{name}-{rounds}").made() as part:
             save(part)
 
 

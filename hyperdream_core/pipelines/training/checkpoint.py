@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ...config import changed_setting
 from ...errors import ConfigError, FileFormatError
-from ...formats.container import read_container, write_container
+from ...formats.container import read_container, read_tensors, write_container
 from ...whole_file import check_writable
 
 CHECKPOINT = "training-checkpoint"
@@ -21,6 +22,14 @@ LOSSES_KEPT = 100
 """The losses of so many last steps are kept, so that what is said of a training does not depend on its pauses."""
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _REMEDY = "Name the checkpoint of this one, or remove the file to train from the beginning."
+
+
+def steps_of(path: Path) -> int:
+    """The steps that a checkpoint holds; 0 if there is none, or none that can be read: resuming says why."""
+    try:
+        return int(read_tensors(path, ["step"])[1]["step"].max())
+    except (FileFormatError, SafetensorError, RuntimeError):
+        return 0
 
 
 @dataclass(eq=False)
