@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MissingDependencyError
+from ..ops.finite import sound
 from .detectors import DetectorName, open_detector
 from .face import Face, FaceDetector, whole_picture
 from .onnx_models import find_model
@@ -76,7 +77,7 @@ class Likeness:
         if face.landmarks is None:
             # Taken as already cropped: nobody has looked for the face in it yet.
             return self._embedded(one.picture.pixels)
-        return self.recognizer.embed(one.picture.pixels, face).cpu()
+        return self._measured(one.picture.pixels, face)
 
     def _embedded(self, picture: Tensor) -> Tensor | None:
         if not self._aligns:
@@ -86,10 +87,14 @@ class Likeness:
         faces: list[Face] = [face for face in found if face.score >= self.min_score]
         if not faces:
             return None
-        return self.recognizer.embed(picture, max(faces, key=lambda face: face.side)).cpu()
+        return self._measured(picture, max(faces, key=lambda face: face.side))
 
     def _whole(self, picture: Tensor) -> Tensor:
-        return self.recognizer.embed(picture, whole_picture(picture)).cpu()
+        return self._measured(picture, whole_picture(picture))
+
+    def _measured(self, picture: Tensor, face: Face) -> Tensor:
+        embedding = self.recognizer.embed(picture, face).cpu()
+        return sound(embedding, f"what {self.recognizer.about} sees", "use another recogniser", (None,))
 
 
 def open_likeness(

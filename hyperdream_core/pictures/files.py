@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..errors import OutputError, ReferenceImageError
+from ..ops.finite import sound
 from ..whole_file import whole_file
 
 SMALLEST_SIDE = 32
@@ -168,7 +169,12 @@ def read_references(paths: Sequence[str | Path], size: int) -> Picture:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """The image (3, h, w) in 0..1 as an 8-bit RGB Pillow image, rounded to nearest; values outside are clipped."""
+    """The image (3, h, w) in 0..1 as an 8-bit RGB Pillow image, rounded to nearest; values outside are clipped.
+
+    Raises:
+        OutputError: it has another shape, or holds NaN or infinity, which would come out as black or white.
+    """
+    sound(image, "the picture", "nothing was written; see where its numbers come from", (3, None, None))
     pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().to(torch.uint8)
     return Image.fromarray(rearrange(pixels, "c h w -> h w c").numpy())
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bases import BaseFamily
+from ..ops.finite import sound
 from ..ops.lowrank import LoraPair
 from ..ops.noise import NoiseProcess
 
@@ -88,6 +89,26 @@ class Base(Protocol):
     ) -> AbstractContextManager[None]:
         """Run with live adapters, by canonical layer name; see `models.adapted_linear.live`."""
         ...
+
+
+def check_answer(base: Base, latents: Tensor, t: Tensor, conditioning: Conditioning) -> None:
+    """See whether the base alone answers with numbers, for latents (b, c, h, w) at noise levels (b,).
+
+    Raises:
+        OutputError: it does not, and why that may be.
+    """
+    remedy = "an overflow is gone in float32 or bfloat16 (--dtype); otherwise get the checkpoint again"
+    with torch.no_grad():
+        for part in (conditioning.tokens, conditioning.pooled):
+            if part is not None:
+                sound(part, f"the text encoder's answer in {_name(part.dtype)}", remedy)
+        sound(latents, "what the base is given, from the VAE,", remedy)
+        answer = base.predict(latents, t, conditioning)
+        sound(answer, f"the base's own answer in {_name(base.dtype)}", remedy, tuple(latents.shape))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

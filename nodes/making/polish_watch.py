@@ -13,6 +13,7 @@ from torch import Tensor
 from ...hyperdream_core.faces.likeness import Likeness, open_likeness
 from ...hyperdream_core.faces.prepared_faces import Faces
 from ...hyperdream_core.miniature.companions import companions_of
+from ...hyperdream_core.ops.finite import is_finite
 from ...hyperdream_core.ops.lowrank import LoraPair
 from ...hyperdream_core.pictures.curves import Curves, draw_curves
 from ...hyperdream_core.pictures.files import to_pil
@@ -86,6 +87,9 @@ class PolishWatch:
         if self._look is not None:
             return self._look(latents)
         picture = self._base.decode_latents(latents)
+        if not is_finite(picture):
+            # A VAE that overflows in half precision; polishing does without it.
+            return None
         if self._judge is not None:
             self._likeness.append((float(step), float(self._judge(picture).mean())))
         return to_pil(picture[0])

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..base import Base, frozen
+from ...ops.finite import is_finite, sound
+from ..base import Base, check_answer, frozen
 from ..progress import Progress, also_while_waiting, no_progress
 from .guidance_config import GuidanceConfig
 from .guided_step import Guidance
@@ -72,6 +73,7 @@ def draw(
     Raises:
         BaseMismatchError: an identity made for another base family.
         ConfigError: adapters or seeds for another number of pictures; bands or masks that do not fit.
+        OutputError: what came out is no picture, because numbers overflow or a file is damaged.
     """
     config = config or DrawConfig()
     seeds = [config.seed + index for index in range(len(prompts))] if seeds is None else seeds
@@ -91,7 +93,7 @@ def draw(
             guidance = Guidance(config, [subject.rows(rows) for subject in subjects])
             noise = initial_noise(base, seeds[rows], size)
             latents = _drawn(base, guidance, config, prompts[rows], noise, within)
-            pictures.append(base.decode_latents(latents))
+            pictures.append(decoded(base, latents))
     progress(len(starts) * config.steps, len(starts) * config.steps)
     return torch.cat(pictures) if pictures else torch.zeros(0, 3, size, size)
 
@@ -110,8 +112,30 @@ def _drawn(
     steps = itertools.count()
 
     def clean_at(latents: Tensor, t: Tensor) -> Tensor:
-        progress(next(steps))
+        number = next(steps)
+        progress(number)
         step = guidance.step(float(t), config.guidance_scale, latents.device)
-        return step.guided(latents, lambda parts: predictions.clean(parts, latents, t))
+        clean = step.guided(latents, lambda parts: predictions.clean(parts, latents, t))
+        return clean if number else seen(clean)
 
-    return denoise(base.noise, config.sampler, config.steps, noise, clean_at)
+    def seen(drawn: Tensor) -> Tensor:
+        if not is_finite(drawn):
+            # Of the base, of its text encoder, or else of what acts on it.
+            first = base.noise.levels(config.steps)[:1].expand(len(noise))
+            check_answer(base, noise, first, base.encode_prompt(prompts))
+        return sound(drawn, "what was drawn", "use a smaller strength or guidance scale, or another identity")
+
+    # After the first step, where most of what is broken shows, and once more at the end.
+    return seen(denoise(base.noise, config.sampler, config.steps, noise, clean_at))
+
+
+def decoded(base: Base, latents: Tensor) -> Tensor:
+    """Pictures (b, 3, h, w) in 0..1 of scaled latents (b, c, h, w).
+
+    Raises:
+        OutputError: the VAE's numbers overflow, or its weights are damaged.
+    """
+    remedy = "load the VAE in float32 or bfloat16 (--dtype), or get the checkpoint again"
+    return sound(
+        base.decode_latents(latents), "what the VAE made of the latents", remedy, (len(latents), 3, None, None)
+    )

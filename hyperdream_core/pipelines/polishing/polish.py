@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from ...bases import TARGET_SETS
-from ...errors import Cancelled, ConfigError
+from ...errors import Cancelled, ConfigError, OutputError
 from ...identity import Identity, truncated
+from ...ops.finite import is_finite
 from ...ops.lowrank import LoraPair
-from ..base import Base, frozen
+from ..base import Base, check_answer, frozen
 from ..progress import Progress, also_while_waiting, no_progress
+from ..undivided import ended_like_stopped, undivided
 from .denoising_error import add_gradient, personalized, row_errors
 from .polish_checkpoint import PolishCheckpoint, PolishRun, job_digest
 from .preservation import Preserved, draw_preserved
@@ -148,7 +150,8 @@ def polish(
 ) -> PolishResult:
     """Polish a predicted identity, or make one from nothing, on pictures of its subject.
 
-    A host cancels by raising `Cancelled` in `progress`, a user with Ctrl-C: what was best so far is returned, flagged.
+    A host cancels by raising `Cancelled` in `progress`, a user with Ctrl-C: what was best so far is returned, flagged,
+    and the checkpoint, if one is named, holds every whole step.
     Equal arguments on one machine give equal results bit for bit; the base is as it was afterwards, whatever happens.
 
     Args:
@@ -164,6 +167,7 @@ def polish(
 
     Raises:
         BaseMismatchError: the prediction was made for another base family.
+        OutputError: the base answers with numbers that are not finite.
         ConfigError: training diverged; captions for another number of pictures; or the checkpoint is of another job.
         Cancelled: stopped before there was anything to train.
     """
@@ -229,6 +233,7 @@ def _polish_rows(
     cancelled = False
     with ExitStack() as stack:
         stack.enter_context(frozen(base))
+        stack.enter_context(ended_like_stopped())
         progress = stack.enter_context(also_while_waiting(progress, config.steps))
         names = [f"a {who.identifier} {who.class_noun}" for who in (start or like for start in starts)]
         material = encode_pictures(
@@ -251,9 +256,13 @@ def _polish_rows(
                     base, adapters, names, has_start, side=material.holdout.latents.shape[-1], seed=config.seed,
                     at_once=config.samples_at_once, between=lambda: progress(0, steps),
                 )  # fmt: skip
-            _train(base, run, material, preserved, config, progress, saved)
+            _train(base, run, (material, preserved), config, progress, saved)
         except (Cancelled, KeyboardInterrupt):
             cancelled = True
+            if run.back_to_whole_steps() and run.losses:
+                # What is there is handed on in any case.
+                with suppress(OutputError):
+                    saved.save(run, len(run.losses))
     results = _results(run, starts, config, cancelled, began)
     if not cancelled:
         saved.remove()
@@ -284,40 +293,60 @@ def _with_steps(
 def _train(
     base: Base,
     run: PolishRun,
-    material: TrainingPictures,
-    preserved: Preserved | None,
+    given: tuple[TrainingPictures, Preserved | None],
     config: PolishConfig,
     progress: Progress,
     saved: PolishCheckpoint,
 ) -> None:
+    with undivided():
+        step, steps = saved.load(run), config.steps_from(given[1] is not None)
+    while step < steps and run.looks_since < config.patience:
+        progress(step, steps)
+        losses = _add_gradients(base, run, given, config, step)
+        with undivided():
+            run.whole = [parameter.detach().clone() for parameter in run.adapters.parameters()]
+            for group in run.optimizer.param_groups:
+                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            run.optimizer.step()
+            run.optimizer.zero_grad(set_to_none=True)
+            step += 1
+            run.losses.append(losses)
+            if config.holdout_every and step % config.holdout_every == 0:
+                _look(base, run, given[0])
+            run.whole = None
+            if step % config.save_every == 0 and step < steps:
+                saved.save(run, step)
+    progress(steps, steps)
+
+
+def _add_gradients(
+    base: Base, run: PolishRun, given: tuple[TrainingPictures, Preserved | None], config: PolishConfig, step: int
+) -> Tensor:
+    """Leave the gradient of a step in the adapters and return each row's error on its pictures, (rows,).
+
+    Raises:
+        OutputError: the base itself answers with numbers that are not finite.
+        ConfigError: only with the adapters it does: they have diverged.
+    """
+    material, preserved = given
     # Gradients of a half-precision UNet underflow unscaled; a power of two changes nothing else.
     scale = 1024.0 if base.dtype == torch.float16 else 1.0
     adapters, at_once = run.adapters, config.samples_at_once
-    step, steps = saved.load(run), config.steps_from(preserved is not None)
-    while step < steps and run.looks_since < config.patience:
-        progress(step, steps)
-        samples = material.select(step, config.batch, config.noise_power).samples(base)
-        losses = add_gradient(base, adapters, material.prompts, samples, scale, at_once)
-        if preserved is not None:
-            samples = preserved.samples(step, config.preserve_batch)
-            weight = config.preserve * scale * preserved.has_start
-            add_gradient(base, adapters, preserved.prompts, samples, weight, at_once)
-        if config.anchor:
-            (config.anchor * scale * adapters.squared_norms().sum()).backward()
-        if scale != 1.0:
-            for parameter in adapters.parameters():
-                parameter.grad = None if parameter.grad is None else parameter.grad / scale
-        for group in run.optimizer.param_groups:
-            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.losses.append(losses)
-        step += 1
-        if config.holdout_every and step % config.holdout_every == 0:
-            _look(base, run, material)
-        if step % config.save_every == 0 and step < steps:
-            saved.save(run, step)
-    progress(steps, steps)
+    samples = material.select(step, config.batch, config.noise_power).samples(base)
+    losses = add_gradient(base, adapters, material.prompts, samples, scale, at_once)
+    if not is_finite(losses):
+        check_answer(base, samples.noisy[0, :1], samples.t[:1], material.prompts.conditioning[:1])
+        raise diverged(config)
+    if preserved is not None:
+        samples = preserved.samples(step, config.preserve_batch)
+        weight = config.preserve * scale * preserved.has_start
+        add_gradient(base, adapters, preserved.prompts, samples, weight, at_once)
+    if config.anchor:
+        (config.anchor * scale * adapters.squared_norms().sum()).backward()
+    if scale != 1.0:
+        for parameter in adapters.parameters():
+            parameter.grad = None if parameter.grad is None else parameter.grad / scale
+    return losses
 
 
 def _watched(progress: Progress, watch: Watcher, adapters: TrainableAdapters) -> Progress:
@@ -379,9 +408,13 @@ def _results(
 
 
 def _check_finite(identity: Identity, config: PolishConfig) -> None:
-    for coefficients in identity.coefficients.values():
-        if not bool(coefficients.up.isfinite().all() and coefficients.down.isfinite().all()):
-            raise ConfigError(
-                f"polishing with learning_rate {config.learning_rate} diverged: its numbers are no longer finite. "
-                f"Use a learning_rate of {config.learning_rate / 3:.1g} or less"
-            )
+    if not all(is_finite(one.up, one.down) for one in identity.coefficients.values()):
+        raise diverged(config)
+
+
+def diverged(config: PolishConfig) -> ConfigError:
+    """What a run says whose own numbers are no longer finite."""
+    return ConfigError(
+        f"polishing with learning_rate {config.learning_rate} diverged: its numbers are no longer finite. "
+        f"Use a learning_rate of {config.learning_rate / 3:.1g} or less"
+    )

@@ -36,6 +36,15 @@ class PolishRun:
     best_loss: Tensor
     """(rows,)"""
     looks_since: int = 0
+    whole: list[Tensor] | None = None
+    """copies of the adapters' parameters while a step changes them, those of the whole steps before it"""
+
+    @torch.no_grad()
+    def back_to_whole_steps(self) -> bool:
+        """Take back what a broken step has changed of the adapters; whether there was nothing of that."""
+        for parameter, before in zip(self.adapters.parameters(), self.whole or [], strict=False):
+            parameter.copy_(before)
+        return self.whole is None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import ConfigError, ReferenceImageError
 from ...identity import Identity, averaged, truncated
 from ...models.hypernetwork import Hypernetwork
+from ...ops.finite import sound
 from ...ops.lidb import LidbCoefficients
 
 
@@ -52,6 +53,7 @@ def predict_identity(
     Raises:
         ReferenceImageError: no picture.
         ConfigError: another number of weights than pictures.
+        OutputError: the hypernetwork answers with numbers that are not finite.
     """
     began = time.perf_counter()
     config = config or PredictConfig()
@@ -100,9 +102,13 @@ def _row(
         down_dim=made_for.down_dim,
         up_dim=made_for.up_dim,
         coefficients={
-            name: LidbCoefficients(c.down[row].float().cpu().clone(), c.up[row].float().cpu().clone())
-            for name, c in predicted.items()
+            name: LidbCoefficients(_seen(name, c.down[row]), _seen(name, c.up[row])) for name, c in predicted.items()
         },
         identifier=config.identifier,
         class_noun=config.class_noun,
     )
+
+
+def _seen(layer: str, answer: Tensor) -> Tensor:
+    remedy = "use another picture, or get the predictor's file again"
+    return sound(answer.float().cpu().clone(), f"what the predictor says of {layer!r}", remedy)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ...config import config_to_json
 from ...errors import ConfigError, HyperDreamError, OutputError
-from ..undivided import undivided
+from ...ops.finite import is_finite
+from ..undivided import ended_like_stopped, undivided
 from .checkpoint import TrainingCheckpoint
 
 Progress = Callable[[int, int], None]
@@ -124,7 +125,9 @@ def train(
     averaged = {name: p.detach().clone() for name, p in trained.items()}
     settings = {**(made_by or {}), "training": _deciding(config), "processes": accelerator.num_processes}
     saved = TrainingCheckpoint(checkpoint, settings, trained, averaged, optimizer)
-    first, total = saved.resume(), cycles * config.steps
+    with undivided():
+        # Within a library's reading an interrupt comes out as another error.
+        first, total = saved.resume(), cycles * config.steps
     if first > total:
         raise ConfigError(f"{checkpoint} holds {first} steps, {total} are asked for; ask for more, or delete it")
     if first < total and accelerator.is_main_process:
@@ -144,12 +147,13 @@ def _take_steps(run: _Run, total: int, progress: Progress | None, saved: Trainin
     """Take the steps that are left, and save in between, at the end and when stopped."""
     first = run.done
     try:
-        while run.done < total:
-            if progress is not None:
-                progress(run.done, total)
-            run.step()
-            if saved is not None and (run.done % run.config.save_every == 0 or run.done == total):
-                saved.save(run.done)
+        with ended_like_stopped():
+            while run.done < total:
+                if progress is not None:
+                    progress(run.done, total)
+                run.step()
+                if saved is not None and (run.done % run.config.save_every == 0 or run.done == total):
+                    saved.save(run.done)
     except BaseException:
         if saved is not None and run.done > first and run.is_whole:
             saved.save(run.done)
@@ -184,7 +188,11 @@ class _Run:
         generator = step_generator(config.seed + CYCLE_SEEDS * cycle, in_cycle, self.process)
         loss = self.objective(self.draw_batch(generator), generator)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.trained.values(), config.clip)
+        if not is_finite(loss.detach(), nn.utils.clip_grad_norm_(self.trained.values(), config.clip)):
+            raise ConfigError(
+                f"training diverged at step {step}: its loss or gradient is not finite; use a learning_rate below "
+                f"{config.learning_rate}, and see whether what it is trained on is sound"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         value = float(loss.detach())
