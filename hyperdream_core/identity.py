@@ -158,6 +158,8 @@ class Identity:
         ours, theirs = ((i.family, i.target_set, i.down_dim, i.up_dim, said(i.bands)) for i in (self, other))
         if ours != theirs or self.bands != other.bands:
             remedy = "Export both as LoRA and combine those" if self.is_constant and other.is_constant else "Draw apart"
+            if self.family != other.family:
+                remedy = "Take two of the same base family"
             raise BaseMismatchError(
                 f"identities for {ours} and {theirs} cannot be added: base family, target set, basis sizes and noise "
                 f"bands must agree. {remedy}."

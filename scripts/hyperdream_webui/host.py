@@ -163,7 +163,11 @@ class WebUI:
         return forge_base.loaded_base() if is_forge() else a1111_base.loaded_base()
 
     def draw(self, prompt: str, seed: int, size: int, steps: int) -> tuple[Image.Image, str]:
-        """A picture by the host's own txt2img, with its infotext; nothing is saved."""
+        """A picture by the host's own txt2img, with its infotext; nothing is saved.
+
+        The host's infotext lacks the prompt's `<lora:...>`; here it has the prompt as it was, so that whoever pastes it
+        draws the same person.
+        """
         from modules import processing, shared
 
         job = processing.StableDiffusionProcessingTxt2Img(
@@ -185,7 +189,8 @@ class WebUI:
             job.close()
         if not done.images:
             raise Cancelled("stopped by the user")
-        return done.images[0], done.infotexts[0]
+        facts = [line for line in done.infotexts[0].splitlines() if line.startswith("Steps: ")]
+        return done.images[0], "\n".join([prompt, *facts])
 
     def refresh_networks(self) -> None:
         """Tell the host's Lora page of new, renamed and deleted files."""

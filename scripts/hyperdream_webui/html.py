@@ -33,6 +33,8 @@ STYLE = """<style>
   text-overflow: ellipsis; white-space: nowrap; }
 #hyperdream_tab .hd-card b { padding-top: 6px; }
 #hyperdream_tab .hd-card small { padding-bottom: 7px; color: var(--body-text-color-subdued); }
+#hyperdream_tab .hd-bad { border-style: dashed; }
+#hyperdream_tab .hd-bad small { white-space: normal; max-height: 5.5em; }
 #hyperdream_tab .hd-likeness { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 12px;
   align-items: center; }
 #hyperdream_tab .hd-bar { height: 10px; border-radius: 5px; background: var(--border-color-primary); }
@@ -64,16 +66,21 @@ START = """(...inputs) => {
 
 TO_TXT2IMG = """(text) => {
   const prompt = document.querySelector('#txt2img_prompt textarea');
-  if (prompt && text) {
-    const old = prompt.value.trim();
-    prompt.value = old ? old + ', ' + text : text;
-    updateInput(prompt);
-    switch_to_txt2img();
-  }
-  return [];
+  if (!prompt || !text) return [text];
+  const [tag, name] = text.match(/<lora:([^:>]+):[^>]*>/) || ['', ''];
+  const tags = prompt.value.match(/<lora:[^>]*>/g) || [];
+  const known = tags.find((one) => name && one.startsWith('<lora:' + name + ':'));
+  const old = prompt.value.trim();
+  if (known) prompt.value = prompt.value.replace(known, () => tag);
+  else if (!old.includes(text)) prompt.value = old ? old + ', ' + text : text;
+  updateInput(prompt);
+  switch_to_txt2img();
+  return [text];
 }"""
+"""Adds to the host's prompt; a person who is there already gets the new strength."""
 
-CONFIRM_DELETE = """(name) => [name && confirm('Delete ' + name + ' and the LoRA beside it for good?') ? name : '']"""
+CONFIRM_DELETE = """(name, sure) =>
+  [name, name && confirm('Delete ' + name + ' and the LoRA beside it for good?') ? 'yes' : '']"""
 
 _CHOOSE = (
     "const box = document.querySelector('#hyperdream_chosen textarea, #hyperdream_chosen input'); "
@@ -90,16 +97,34 @@ def cards(loras: LoraFolder) -> str:
 
 
 def _card(loras: LoraFolder, entry: Entry) -> str:
-    title = html.escape(plain_title(entry))
+    title = html.escape(_text(plain_title(entry)))
     words = entry.problem or f"{_SHORT.get(entry.family, entry.family)} · a {entry.identifier} {entry.class_noun}"
-    picture = loras.library.preview(entry.name)
-    small = "" if picture is None else thumbnail(picture)
-    shown = f'<img src="{small}" alt="">' if small else f'<span class="hd-blank">{title[:1]}</span>'
-    name, tip = html.escape(entry.name, quote=True), html.escape(f"{entry.name}\n{entry.notes or words}", quote=True)
+    name, tip = html.escape(_text(entry.name)), html.escape(_text(f"{entry.name}\n{entry.notes or words}"))
+    small = html.escape(_text(words))
+    if entry.problem:
+        shown, kind, small = '<span class="hd-blank">⚠</span>', "hd-card hd-bad", f"cannot be read: {small}"
+    else:
+        shown, kind = _picture(loras, entry.name) or f'<span class="hd-blank">{title[:1]}</span>', "hd-card"
     return (
-        f'<button type="button" class="hd-card" data-name="{name}" title="{tip}" onclick="{_CHOOSE}">{shown}'
-        f"<b>{title}</b><small>{html.escape(words)}</small></button>"
+        f'<button type="button" class="{kind}" data-name="{name}" title="{tip}" onclick="{_CHOOSE}">{shown}'
+        f"<b>{title}</b><small>{small}</small></button>"
     )
+
+
+def _picture(loras: LoraFolder, name: str) -> str:
+    """The picture beside an identity; empty without one that can be read."""
+    try:
+        path = loras.library.preview(name)
+    except HyperDreamError:
+        # Deleted since the folder was read.
+        return ""
+    small = "" if path is None else thumbnail(path)
+    return f'<img src="{small}" alt="">' if small else ""
+
+
+def _text(text: str) -> str:
+    """A file's name as text; bytes that are none become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def thumbnail(path: Path) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hyperdream_core.errors import Cancelled, ConfigError
+from hyperdream_core.errors import Cancelled, ConfigError, HyperDreamError
 from hyperdream_core.faces.likeness import open_likeness
 from hyperdream_core.faces.prepare import PrepareConfig, prepare_references
 from hyperdream_core.faces.prepared_faces import Faces, report_text
@@ -39,7 +42,7 @@ from hyperdream_core.pipelines.prompts import captions_of_lines, insert_identifi
 
 from . import shipped_bases
 from .lora_folder import LoraFolder
-from .orders import CHECKPOINT, Created, FaceChoice, Order
+from .orders import CHECKPOINT, LARGEST_SEED, Created, FaceChoice, Order
 
 _CROP = 512
 """Side of the crops that are kept, px; other sizes are cut from the photographs when they are asked for."""
@@ -64,8 +67,9 @@ class Jobs:
         self, files: Sequence[str | Path], choice: FaceChoice, on: str = CHECKPOINT
     ) -> tuple[list[Image.Image], str]:
         """The photographs with their faces numbered, and what is to be said of them, for an identity made on `on`."""
-        faces = self._faces(files, choice, on)
-        return [one.preview() for one in faces.prepared.pictures], report_text(faces.prepared)
+        with _by_name(files):
+            faces = self._faces(files, choice, on)
+        return [one.preview() for one in faces.prepared.pictures], _named(report_text(faces.prepared), files)
 
     def create(self, order: Order) -> Created:
         """Make an identity of photographs, keep it, and draw it beside the base.
@@ -74,12 +78,15 @@ class Jobs:
             HyperDreamError: it cannot be done; says why and what to do.
         """
         began = time.perf_counter()
+        if order.seed < 0:
+            order = replace(order, seed=secrets.randbelow(LARGEST_SEED + 1))
         # First of all the base: what cannot be polished on is refused before the photographs are searched.
         base = self.webui.loaded_base() if order.on == CHECKPOINT else shipped_bases.shipped_base(order.on)
-        predictor = self.predictor_for(base.family.name) if order.predict else None
+        predictor, passed_over = self.predictor_for(base.family.name) if order.predict else (None, [])
         config = _config(order, base)
         check_job(base.family.name, config, predictor)
-        faces = self._faces(order.files, order.faces, order.on)
+        with _by_name(order.files):
+            faces = self._faces(order.files, order.faces, order.on)
         made = self._made(base, faces, order, config, predictor)
         name = self.loras.put(made.identity, order.name)
         size = config.size or base.family.picture_size
@@ -88,7 +95,12 @@ class Jobs:
         if drawn:
             self.loras.show(name, drawn[-1][1])
         self.webui.refresh_networks()
-        lines = [f"{_how(made)}, {time.perf_counter() - began:.0f} s in all", f"likeness {by}", *faces.prepared.notes]
+        lines = [
+            f"{_how(made)}, {time.perf_counter() - began:.0f} s in all, seed {order.seed}",
+            f"likeness {by}",
+            *(_named(note, order.files) for note in faces.prepared.notes),
+            *passed_over,
+        ]
         if order.predict and predictor is None:
             lines.append(
                 f"no predictor for {base.family.title} is in {self.webui.own_folder / 'predictors'}, so the identity "
@@ -107,8 +119,8 @@ class Jobs:
             cancelled=made.cancelled,
         )
 
-    def predictor_for(self, family: str) -> Predictor | None:
-        """The predictor for a base family: its own, or the newest in models/hyperdream/predictors."""
+    def predictor_for(self, family: str) -> tuple[Predictor | None, list[str]]:
+        """The predictor for a base family: its own, or the newest in models/hyperdream/predictors; and notes."""
         return shipped_bases.predictor_for(family, self.webui.own_folder / "predictors")
 
     def _faces(self, files: Sequence[str | Path], choice: FaceChoice, on: str) -> Faces:
@@ -214,6 +226,23 @@ def _config(order: Order, base: Any) -> MakeIdentityConfig:
         # A base of ours draws at its own size only.
         size=order.size if order.on == CHECKPOINT else base.family.picture_size,
     )
+
+
+def _named(text: str, files: Sequence[str | Path]) -> str:
+    """A text with the photographs called by their names: the host keeps them in a folder that nobody has heard of."""
+    for file in files:
+        text = text.replace(f"{Path(file).parent}{os.sep}", "")
+    return text
+
+
+@contextmanager
+def _by_name(files: Sequence[str | Path]) -> Iterator[None]:
+    """Errors that call the photographs by their names."""
+    try:
+        yield
+    except HyperDreamError as error:
+        error.args = tuple(_named(one, files) if isinstance(one, str) else one for one in error.args)
+        raise
 
 
 def _how(made: MadeIdentity) -> str:

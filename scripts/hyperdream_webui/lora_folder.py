@@ -1,9 +1,10 @@
 """The identities of this host: files that `<lora:...>` reads, with everything beside them that its Lora page shows.
 
 An identity is kept as `NAME-3f2a91.safetensors`, the last part being a digest of its numbers: the hosts keep LoRAs in
-memory by their file's name, and a name that comes again with other contents would draw the old person. Beside it lie
-an ordinary LoRA `NAME-3f2a91-lora.safetensors`, which works without this extension, and for each of both a picture and
-the trigger words. The miniature's identities are of no use to the host's checkpoints and lie elsewhere, without LoRA.
+memory by their file's name, and a name that comes again with other contents would draw the old person. In the folder
+`.lora` beside it lies an ordinary LoRA `NAME-3f2a91-lora.safetensors`, which works without this extension; the Lora
+page shows such a folder only to those who search, so that nobody is there twice. Each of both has a picture and the
+trigger words. The miniature's identities are of no use to the host's checkpoints and lie elsewhere, without LoRA.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from hyperdream_core.errors import OutputError
+from hyperdream_core.bases import get_base
+from hyperdream_core.errors import ConfigError, OutputError
 from hyperdream_core.formats.file_names import SUFFIX, check_name
 from hyperdream_core.formats.identity_file import read_identity, write_identity
 from hyperdream_core.identity import Identity, blended
@@ -27,6 +29,7 @@ from hyperdream_core.pipelines.library import PREVIEW_SUFFIX, Entry, Library
 from hyperdream_core.whole_file import write_whole
 
 STOCK = "-lora"
+STOCK_FOLDER = ".lora"
 _DIGEST = re.compile(r"-[0-9a-f]{6}$")
 _HOST_FAMILIES = {"sd15": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 """families that the hosts can load, as they call them"""
@@ -77,9 +80,8 @@ class LoraFolder:
 
     def show(self, name: str, picture: Image.Image) -> None:
         """Put a picture beside an identity and its LoRA."""
-        path = self.library.find(name)
-        for stem in self._stems(path):
-            save_image(path.with_name(stem + PREVIEW_SUFFIX), picture)
+        for file in self._files(self.library.find(name)):
+            save_image(file.with_suffix(PREVIEW_SUFFIX), picture)
 
     def rename(self, name: str, new_name: str) -> str:
         """Rename an identity and all beside it; returns the new name in the listing.
@@ -97,8 +99,8 @@ class LoraFolder:
         if new != path:
             self._remove(old)
             self._companions(new)
-            if picture.is_file() and self._stems(new)[1:]:
-                write_whole(new.with_name(new.stem + STOCK + PREVIEW_SUFFIX), picture.read_bytes())
+            if picture.is_file() and stock(new).is_file():
+                write_whole(stock(new).with_suffix(PREVIEW_SUFFIX), picture.read_bytes())
         return renamed
 
     def delete(self, name: str) -> None:
@@ -113,22 +115,34 @@ class LoraFolder:
         self._remove(companions)
 
     def blend(self, first: str, second: str, share: float, name: str) -> str:
-        """Keep somebody between two people, `share` of the second; returns the new name in the listing."""
-        return self.put(blended(self.read(first), self.read(second), share), name)
+        """Keep somebody between two people, `share` of the second; returns the new name in the listing.
+
+        Raises:
+            ConfigError: no such identity, or they are of two families.
+        """
+        check_name(name)
+        one, other = self.read(first), self.read(second)
+        if one.family != other.family:
+            titles = " and for ".join(get_base(person.family).title for person in (one, other))
+            raise ConfigError(
+                f"{first} and {second} were made for {titles}, and nobody is between people of two families; choose "
+                "another of the same family, or make one anew of its photographs"
+            )
+        return self.put(blended(one, other, share), name)
 
     def export(self, name: str) -> Path:
         """The ordinary LoRA of an identity, written anew."""
         path = self.library.find(name)
-        return export_lora(read_identity(path), path.with_name(path.stem + STOCK + SUFFIX))
+        _make(stock(path).parent)
+        return export_lora(read_identity(path), stock(path))
 
     def prompt(self, name: str, strength: float = 1.0) -> str:
         """What to write into a prompt to draw this person."""
         identity = self.read(name)
         return f"<lora:{Path(name).stem}:{strength:g}> a {identity.identifier} {identity.class_noun}"
 
-    def _stems(self, path: Path) -> list[str]:
-        lora = path.with_name(path.stem + STOCK + SUFFIX)
-        return [path.stem, lora.stem] if lora.is_file() else [path.stem]
+    def _files(self, path: Path) -> list[Path]:
+        return [path, stock(path)] if stock(path).is_file() else [path]
 
     def _companions(self, path: Path) -> None:
         """Write the ordinary LoRA and the words that the Lora page puts into the prompt."""
@@ -136,7 +150,8 @@ class LoraFolder:
         identity = read_identity(path)
         if identity.family not in _HOST_FAMILIES:
             return
-        export_lora(identity, path.with_name(path.stem + STOCK + SUFFIX))
+        _make(stock(path).parent)
+        export_lora(identity, stock(path))
         words = {
             "description": f"Made by HyperDream; write 'a {identity.identifier} {identity.class_noun}'.",
             "sd version": _HOST_FAMILIES[identity.family],
@@ -144,13 +159,14 @@ class LoraFolder:
             "preferred weight": 1.0,
             "notes": identity.made_by.get("notes", ""),
         }
-        for stem in self._stems(path):
-            write_whole(path.with_name(stem + ".json"), json.dumps(words, indent=4) + "\n")
+        for file in self._files(path):
+            write_whole(file.with_suffix(".json"), json.dumps(words, indent=4) + "\n")
 
     def _companion_files(self, path: Path) -> list[Path]:
-        lora = path.stem + STOCK
-        names = [path.stem + ".json", lora + ".json", lora + SUFFIX, lora + PREVIEW_SUFFIX]
-        return [path.with_name(name) for name in names]
+        """What belongs to an identity, also where 0.1.0 put it."""
+        loras = [stock(path), path.with_name(stock(path).name)]
+        beside = [lora.with_suffix(suffix) for lora in loras for suffix in (".json", SUFFIX, PREVIEW_SUFFIX)]
+        return [path.with_suffix(".json"), *beside]
 
     def _remove(self, files: list[Path]) -> None:
         for file in files:
@@ -160,6 +176,11 @@ class LoraFolder:
                 raise OutputError(
                     f"{file.name} could not be deleted ({error.strerror}); delete it by hand, it is of no more use"
                 ) from error
+
+
+def stock(path: Path) -> Path:
+    """Where the ordinary LoRA of an identity's file lies."""
+    return path.parent / STOCK_FOLDER / f"{path.stem}{STOCK}{SUFFIX}"
 
 
 def digest(identity: Identity) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import lru_cache
 from importlib.util import find_spec
@@ -41,19 +42,42 @@ def drawn_beside(base: Any, identity: Identity, prompts: tuple[str, str], steps:
     return [to_pil(draw(base, [prompt], adapter, config)[0].cpu()) for prompt, adapter in both]
 
 
-def predictor_for(family: str, folder: Path) -> Predictor | None:
-    """The predictor for a base family: its own, if one is shipped, or the newest of the folder."""
+def predictor_for(family: str, folder: Path) -> tuple[Predictor | None, list[str]]:
+    """The predictor for a base family: its own, if one is shipped, or the newest of the folder.
+
+    Files of the folder that cannot be read end nothing: the next one may fit.
+
+    Returns:
+        The predictor, or None; and for each file that was passed over a sentence that says why.
+    """
     own = bundled_predictor(family)
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: -path.stat().st_mtime)
-    for file in [own] if own is not None else files:
+    notes = []
+    for file in [own] if own is not None else _newest_first(folder):
         try:
             predictor = _opened(file, file.stat().st_mtime_ns)
-        except HyperDreamError:
-            # Somebody else's file, or a predictor of a newer release; the next one may fit.
+        except (HyperDreamError, OSError) as error:
+            notes.append(f"a file of the predictors' folder was passed over: {short(error, file)}")
             continue
         if predictor.family == family:
-            return predictor
-    return None
+            return predictor, notes
+    return None, notes
+
+
+def short(error: Exception, file: Path) -> str:
+    """What an error says, with a file called by its name alone."""
+    text = str(error).replace(f"{file.parent}{os.sep}", "")
+    return text if isinstance(error, HyperDreamError) else f"{file.name} cannot be read ({text})"
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    dated = []
+    for path in folder.glob("*.safetensors"):
+        try:
+            dated.append((-path.stat().st_mtime, path))
+        except OSError:
+            # A link that leads nowhere, or a file that is gone by now.
+            continue
+    return [path for _, path in sorted(dated)]
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from hyperdream_core.bases import get_base
-from hyperdream_core.errors import HyperDreamError
+from hyperdream_core.errors import ConfigError, HyperDreamError, ReferenceImageError
 from hyperdream_core.faces.detectors import DetectorName
 from hyperdream_core.faces.face import FaceOrder
 from hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH
@@ -21,6 +21,25 @@ from .orders import CHECKPOINT, SHIPPED, FaceChoice, Order
 _WHERE = {"the loaded checkpoint": CHECKPOINT} | {
     f"{get_base(name).title} (to try it; {get_base(name).picture_size} px)": name for name in SHIPPED
 }
+
+
+_DRAWN = next((label for label, name in _WHERE.items() if name != CHECKPOINT), "")
+_ONLY_HERE = "the miniature's people are drawn in this tab only"
+_NOBODY_CHOSEN = "nobody is chosen; click a card first"
+_NOTHING_TO_SEND = (
+    "there is no prompt to send; create somebody, or click a card of the Library, for the loaded checkpoint"
+)
+_WORDS = {
+    "take it as already-cropped": "choose 'already-cropped' as the face detector under 'Which face'",
+    "set on_no_face to": "choose 'If no face is found' to be",
+    "samples_at_once must": "'Samples at once' must",
+    "draw_steps must": "'Drawing steps' must",
+    "seed must": "'Seed' must",
+    "identifier (the trigger word) must": "'Trigger word' must",
+    "class_noun (what the subject is) must": "'What the subject is' must",
+    "name a predictor": "put a predictor into models/hyperdream/predictors",
+}
+"""what the core and the API call things, and what this tab does"""
 
 
 def build_tab(jobs: Jobs) -> gr.Blocks:
@@ -49,7 +68,9 @@ def _create_panel(jobs: Jobs) -> Any:
                 file_types=["image"],
                 elem_id="hyperdream_files",
             )
-            faces = gr.Gallery(label="Faces", columns=3, height=220, elem_id="hyperdream_faces", visible=False)
+            faces = gr.Gallery(
+                label="Faces", columns=2, height=320, object_fit="contain", elem_id="hyperdream_faces", visible=False
+            )
             report = gr.HTML(elem_id="hyperdream_report")
             choice = _face_inputs()
             settings = _create_inputs()
@@ -65,6 +86,7 @@ def _create_panel(jobs: Jobs) -> Any:
             result = gr.HTML(elem_id="hyperdream_result")
             prompt = gr.Textbox(label="Put this in the prompt", interactive=False, elem_id="hyperdream_prompt")
             send = gr.Button("Send to txt2img", elem_id="hyperdream_send")
+            sent = gr.HTML(elem_id="hyperdream_sent")
             infotext = gr.Textbox(label="Generation data", interactive=False, elem_id="hyperdream_infotext")
             created = gr.Textbox(visible=False)
             log = gr.HTML()
@@ -75,7 +97,7 @@ def _create_panel(jobs: Jobs) -> Any:
         try:
             pictures, text = jobs.look(paths_of(dropped), _face_choice(chosen), _WHERE[where])
         except HyperDreamError as error:
-            return gr.update(value=None, visible=False), html.refused(sentence(error))
+            return gr.update(value=None, visible=False), html.refused(worded(error, where))
         return gr.update(value=pictures, visible=True), html.said(text)
 
     def job(task: str, dropped: Any, *values: Any) -> tuple[Any, ...]:
@@ -84,9 +106,9 @@ def _create_panel(jobs: Jobs) -> Any:
             order = _order(paths_of(dropped or []), _face_choice(values[:count]), values[count:])
             made = jobs.webui.with_models(lambda: jobs.create(order))
         except HyperDreamError as error:
-            return None, "", html.refused(sentence(error)), "", "", "", ""
+            return None, "", html.refused(worded(error, values[count + 1])), "", "", "", ""
         bars = html.likeness_bars(made.likeness_before, made.likeness)
-        note = "" if made.prompt else "\nthe miniature's people are drawn in this tab only"
+        note = "" if made.prompt else f"\n{_ONLY_HERE}"
         text = html.said(f"kept as {made.name}\n{made.report}{note}")
         return made.grid, bars, text, made.prompt, made.infotext, made.name, ""
 
@@ -103,7 +125,7 @@ def _create_panel(jobs: Jobs) -> Any:
         **script(html.START),
     )
     stop.click(fn=jobs.webui.interrupt, inputs=[], outputs=[])
-    send.click(fn=None, inputs=[prompt], outputs=[], **script(html.TO_TXT2IMG))
+    send.click(fn=_after_sending, inputs=[prompt], outputs=[sent], **script(html.TO_TXT2IMG))
     return created
 
 
@@ -158,7 +180,9 @@ def _create_inputs() -> list[Any]:
             )  # fmt: skip
         with gr.Row():
             draw_steps = gr.Slider(1, 60, value=20, step=1, label="Drawing steps", elem_id="hyperdream_draw_steps")
-            seed = gr.Number(value=0, precision=0, label="Seed", elem_id="hyperdream_seed")
+            seed = gr.Number(
+                value=0, precision=0, label="Seed", info="-1: by chance, and said below", elem_id="hyperdream_seed"
+            )
     return [name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, draw_steps, seed]
 
 
@@ -172,7 +196,7 @@ def _library_panel(jobs: Jobs) -> tuple[Any, Any]:
         prompt = gr.Textbox(label="Put this in the prompt", interactive=False, elem_id="hyperdream_chosen_prompt")
     with gr.Row():
         send = gr.Button("Send to txt2img", variant="primary", elem_id="hyperdream_send_chosen")
-        export = gr.Button("Export as LoRA")
+        export = gr.Button("Export as LoRA", elem_id="hyperdream_export")
         refresh = gr.Button("Refresh", elem_id="hyperdream_refresh")
         delete = gr.Button("Delete", elem_id="hyperdream_delete")
     with gr.Row():
@@ -185,11 +209,19 @@ def _library_panel(jobs: Jobs) -> tuple[Any, Any]:
         blend = gr.Button("Blend", scale=1, min_width=120, elem_id="hyperdream_blend")
     message = gr.HTML(elem_id="hyperdream_library_message")
 
-    def prompt_of(name: str, value: float) -> str:
+    def shown(name: str, value: float) -> tuple[str, Any, Any]:
+        """Of the chosen one: the prompt, what is to be said, and whom it can be blended with."""
+        entries = {entry.name: entry for entry in loras.entries()}
+        family = entries[name].family if name in entries else ""
+        others = [
+            other for other, entry in entries.items() if entry.family and entry.family == (family or entry.family)
+        ]
+        choices = gr.update(choices=[other for other in others if other != name])
         try:
-            return loras.prompt(name, value) if name and loras.is_for_host(name) else ""
-        except HyperDreamError:
-            return ""
+            prompt = loras.prompt(name, value) if name and loras.is_for_host(name) else ""
+        except HyperDreamError as error:
+            return "", html.refused(sentence(error)), choices
+        return prompt, html.said(_ONLY_HERE) if name and not prompt else gr.update(), choices
 
     def done(action: Callable[..., tuple[str, str]]) -> Callable[..., tuple[Any, ...]]:
         """An action of the library for a button: it gives the chosen name afterwards, and what to say."""
@@ -197,7 +229,7 @@ def _library_panel(jobs: Jobs) -> tuple[Any, Any]:
         def run(name: str, *values: Any) -> tuple[Any, ...]:
             try:
                 if not name:
-                    return html.cards(loras), name, html.said("")
+                    raise ConfigError(_NOBODY_CHOSEN)
                 name, text = action(name, *values)
                 jobs.webui.refresh_networks()
             except HyperDreamError as error:
@@ -210,7 +242,9 @@ def _library_panel(jobs: Jobs) -> tuple[Any, Any]:
         now = loras.rename(name, new)
         return now, f"{name} is now {now}"
 
-    def deleted(name: str) -> tuple[str, str]:
+    def deleted(name: str, sure: str) -> tuple[str, str]:
+        if not sure:
+            return name, f"{name} is still there"
         loras.delete(name)
         return "", f"{name} is deleted"
 
@@ -218,25 +252,41 @@ def _library_panel(jobs: Jobs) -> tuple[Any, Any]:
         return name, f"written: {loras.export(name)}"
 
     def blended(name: str, second: str, of_second: float, called: str) -> tuple[str, str]:
-        made = loras.blend(name, second or "", of_second, called)
+        if not second:
+            raise ConfigError("there is nobody to blend with; choose one of the same family at 'Blend with'")
+        made = loras.blend(name, second, of_second, called)
         return made, f"kept as {made}; polish it or draw with it"
 
     after = [cards, chosen, message]
     rename.click(fn=done(renamed), inputs=[chosen, new_name], outputs=after)
-    delete.click(fn=done(deleted), inputs=[chosen], outputs=after, **script(html.CONFIRM_DELETE))
+    sure = gr.Textbox(visible=False)
+    delete.click(fn=done(deleted), inputs=[chosen, sure], outputs=after, **script(html.CONFIRM_DELETE))
     export.click(fn=done(exported), inputs=[chosen], outputs=after)
     blend.click(fn=done(blended), inputs=[chosen, other, share, blend_name], outputs=after)
     refresh.click(fn=lambda: html.cards(loras), inputs=[], outputs=[cards])
     for component in (chosen, strength):
-        component.change(fn=prompt_of, inputs=[chosen, strength], outputs=[prompt])
-    names = {
-        "fn": lambda: gr.update(choices=[entry.name for entry in loras.entries()]),
-        "inputs": [],
-        "outputs": [other],
-    }
-    chosen.change(**names)
-    send.click(fn=None, inputs=[prompt], outputs=[], **script(html.TO_TXT2IMG))
+        component.change(fn=shown, inputs=[chosen, strength], outputs=[prompt, message, other])
+    send.click(fn=_after_sending, inputs=[prompt], outputs=[message], **script(html.TO_TXT2IMG))
     return cards, chosen
+
+
+def _after_sending(prompt: str) -> Any:
+    """What is to be said once the browser has put a prompt where it belongs."""
+    return html.said("") if prompt else html.refused(_NOTHING_TO_SEND)
+
+
+def worded(error: HyperDreamError, where: str) -> str:
+    """An error of making an identity in the words of this tab.
+
+    Args:
+        where: it was to be made, as the tab calls it.
+    """
+    text = sentence(error)
+    for core, ours in _WORDS.items():
+        text = text.replace(core, ours)
+    if isinstance(error, ReferenceImageError) and "no face" in text and _WHERE.get(where) == CHECKPOINT:
+        text += f" Drawn portraits, such as the one that comes with HyperDream, belong to {_DRAWN!r} at 'Make it on'."
+    return text
 
 
 def paths_of(dropped: Any) -> list[str]:
@@ -252,7 +302,7 @@ def script(text: str) -> dict[str, str]:
 
 def _face_choice(values: Sequence[Any]) -> FaceChoice:
     detector, order, face, on_no_face = values
-    return FaceChoice(detector=detector, order=order, face=int(face), on_no_face=on_no_face)
+    return FaceChoice(detector=detector, order=order, face=_whole(face, "Face"), on_no_face=on_no_face)
 
 
 def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Order:
@@ -261,15 +311,23 @@ def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Or
         files=files,
         faces=faces,
         name=name,
-        on=_WHERE[on],
+        on=_WHERE.get(on, on),
         predict=predict,
-        steps=int(steps),
+        steps=_whole(steps, "Polishing steps"),
         caption=caption,
         prompts=prompts,
-        identifier=identifier,
-        class_noun=class_noun,
-        size=int(size),
-        samples_at_once=int(at_once),
-        draw_steps=int(draw_steps),
-        seed=int(seed or 0),
+        identifier=" ".join(identifier.split()),
+        class_noun=" ".join(class_noun.split()),
+        size=_whole(size, "Size"),
+        samples_at_once=_whole(at_once, "Samples at once"),
+        draw_steps=_whole(draw_steps, "Drawing steps"),
+        seed=_whole(seed, "Seed"),
     )
+
+
+def _whole(value: Any, called: str) -> int:
+    """A number from a dial; gradio hands over nothing where the user has emptied it."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{called!r} is empty or no number; write a whole number") from error

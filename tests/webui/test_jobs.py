@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +13,12 @@ import torch
 from hyperdream_webui import a1111_base
 from hyperdream_webui.host import WebUI
 from hyperdream_webui.jobs import Jobs
-from hyperdream_webui.orders import FaceChoice, Order
+from hyperdream_webui.orders import LARGEST_SEED, FaceChoice, Order
 from hyperdream_webui.shipped_bases import shipped_base
 from PIL import Image
 
 from hyperdream_core.bundled import bundled_examples
-from hyperdream_core.errors import ConfigError, MissingDependencyError
+from hyperdream_core.errors import ConfigError, MissingDependencyError, ReferenceImageError
 
 from .conftest import FakeModel, Networks
 
@@ -95,17 +97,54 @@ def test_a_prediction_alone_takes_no_training(jobs: Jobs) -> None:
 
 
 def test_without_a_predictor_the_user_is_told(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Jobs, "predictor_for", lambda self, family: None)
+    monkeypatch.setattr(Jobs, "predictor_for", lambda self, family: (None, []))
     assert "no predictor for the miniature" in jobs.create(order(predict=True, prompts="")).report
     with pytest.raises(ConfigError, match="nothing to make an identity with"):
         jobs.create(order(predict=True, steps=0))
 
 
-def test_a_predictor_of_another_family_or_a_strange_file_is_passed_over(jobs: Jobs) -> None:
+def test_bad_files_among_the_predictors_are_passed_over_and_said(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = jobs.webui.own_folder / "predictors"
     folder.mkdir(parents=True)
     (folder / "strange.safetensors").write_bytes(b"\xff" * 64)
-    assert jobs.predictor_for("sd15") is None and jobs.predictor_for("miniature") is not None
+    (folder / "nowhere.safetensors").symlink_to(folder / "gone")
+    (folder / "folder.safetensors").mkdir()
+    assert jobs.predictor_for("miniature")[0] is not None
+    found, notes = jobs.predictor_for("sd15")
+    assert found is None and len(notes) == 2 and str(folder) not in " ".join(notes)
+    monkeypatch.setattr("hyperdream_webui.shipped_bases.bundled_predictor", lambda family: None)
+    report = jobs.create(order(predict=True, prompts="")).report
+    assert "passed over: strange.safetensors" in report and "folder.safetensors" in report
+
+
+def test_a_seed_by_chance_is_said_and_draws_again(jobs: Jobs) -> None:
+    reports = [jobs.create(order(seed=-1, prompts="")).report for _ in range(2)]
+    seeds = [int(re.search(r"seed (\d+)", report)[1]) for report in reports]  # type: ignore[index]
+    assert seeds[0] != seeds[1] and all(0 <= seed <= LARGEST_SEED for seed in seeds)
+
+
+def test_messages_call_photographs_by_their_names(jobs: Jobs, tmp_path: Path) -> None:
+    photograph = tmp_path / "anna.png"
+    photograph.write_bytes(b"no picture")
+    for work in (lambda: jobs.look([photograph], WHOLE), lambda: jobs.create(order(files=[photograph]))):
+        with pytest.raises(ReferenceImageError, match=r"^anna\.png: ") as raised:
+            work()
+        assert str(tmp_path) not in str(raised.value)
+    Image.new("RGB", (5000, 100)).save(photograph)
+    assert "anna.png: reduced" in jobs.look([photograph], WHOLE)[1]
+    assert str(tmp_path) not in jobs.look([photograph], WHOLE)[1]
+
+
+def test_generation_data_draw_the_same_person_when_pasted(jobs: Jobs, a1111: SimpleNamespace) -> None:
+    # The host leaves the tags of networks out of the prompt of a picture's infotext.
+    done = SimpleNamespace(images=[Image.new("RGB", (8, 8))], infotexts=["a sks face\nSteps: 20, Seed: 3"])
+    job = SimpleNamespace(close=lambda: None)
+    processing = SimpleNamespace(
+        StableDiffusionProcessingTxt2Img=lambda **facts: job, process_images=lambda asked: done
+    )
+    sys.modules["modules"].processing = processing  # type: ignore[attr-defined]
+    _, infotext = WebUI().draw("a sks face <lora:mara-3f2a91:1>", 3, 64, 20)
+    assert infotext == "a sks face <lora:mara-3f2a91:1>\nSteps: 20, Seed: 3"
 
 
 def test_the_miniature_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +163,11 @@ def test_the_miniature_says_which_package_it_needs(monkeypatch: pytest.MonkeyPat
         ({"on": "moon"}, "'checkpoint' or 'miniature'"),
         ({"prompts": "a\nb\nc\nd\ne"}, "5 prompts"),
         ({"name": "../up"}, "cannot be a name"),
+        ({"identifier": ""}, "'sks'"),
+        ({"identifier": "a  b"}, "one space between"),
+        ({"class_noun": "<lora:x:1>"}, "'face'"),
+        ({"seed": 2**70}, "seed must lie in"),
+        ({"draw_steps": 0}, "draw_steps must lie in"),
         ({"caption": "a\nb"}, "2 lines for 1 pictures"),
     ],
 )

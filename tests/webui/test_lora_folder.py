@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hyperdream_webui.lora_folder import LoraFolder, digest, plain_title
+from hyperdream_webui.lora_folder import LoraFolder, digest, plain_title, stock
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -34,7 +34,9 @@ def loras(tmp_path: Path) -> LoraFolder:
 
 
 def names(loras: LoraFolder) -> set[str]:
-    return {path.name for path in loras.lora_folder.iterdir()}
+    files = [path for path in loras.lora_folder.rglob("*") if path.is_file()]
+    assert all(path.stem.endswith("-lora") == (path.parent.name == ".lora") for path in files)
+    return {path.name for path in files}
 
 
 def test_an_identity_lies_with_its_lora_words_and_picture(loras: LoraFolder, identity: Identity) -> None:
@@ -43,16 +45,16 @@ def test_an_identity_lies_with_its_lora_words_and_picture(loras: LoraFolder, ide
     assert name == f"{stem}.safetensors"
     kinds = [f"{ending}.{kind}" for ending in ("", "-lora") for kind in ("json", "png", "safetensors")]
     assert names(loras) == {stem + kind for kind in kinds}
-    words = json.loads((loras.lora_folder / f"{stem}-lora.json").read_text())
+    words = json.loads((loras.lora_folder / ".lora" / f"{stem}-lora.json").read_text())
     assert words["activation text"] == "a sks face" and words["sd version"] == "SD1"
-    metadata, _ = read_tensors(loras.lora_folder / f"{stem}-lora.safetensors")
+    metadata, _ = read_tensors(loras.lora_folder / ".lora" / f"{stem}-lora.safetensors")
     assert metadata["ss_output_name"] == f"{stem}-lora" and metadata["modelspec.architecture"].startswith("stable-diff")
     assert loras.prompt(name, 0.8) == f"<lora:{stem}:0.8> a sks face"
 
 
 def test_the_lora_is_that_of_the_stored_identity(loras: LoraFolder, identity: Identity) -> None:
     path = loras.library.find(loras.put(identity, "mara"))
-    lora = load_file(path.with_name(path.stem + "-lora.safetensors"))
+    lora = load_file(stock(path))
     family = get_base("sd15")
     for name, pair in read_identity(path).expand().items():
         assert torch.equal(lora[f"{to_kohya(name, family)}.lora_down.weight"], pair.down.half())
@@ -77,7 +79,7 @@ def test_renaming_takes_everything_along(loras: LoraFolder, identity: Identity) 
     loras.show(name, PICTURE)
     new = loras.rename(name, "lena")
     assert {path.split("-")[0] for path in names(loras)} == {"lena"} and len(names(loras)) == 6
-    metadata, _ = read_tensors(loras.lora_folder / new.replace(".safetensors", "-lora.safetensors"))
+    metadata, _ = read_tensors(stock(loras.lora_folder / new))
     assert metadata["ss_output_name"].startswith("lena-")
 
 
@@ -87,6 +89,23 @@ def test_deleting_takes_everything_along(loras: LoraFolder, identity: Identity) 
     kept = loras.put(identity.scaled(3.0), "lena")
     loras.delete(name)
     assert {path.split("-")[0] for path in names(loras)} == {"lena"} and loras.read(kept)
+
+
+def test_what_0_1_0_put_beside_an_identity_goes_with_it(loras: LoraFolder, identity: Identity) -> None:
+    name = loras.put(identity, "mara", PICTURE)
+    path = loras.library.find(name)
+    for file in list(path.parent.joinpath(".lora").iterdir()):
+        file.rename(path.with_name(file.name))
+    assert [entry.name for entry in loras.entries()] == [name]
+    loras.rename(name, "lena")
+    assert {file.split("-")[0] for file in names(loras)} == {"lena"} and len(names(loras)) == 6
+
+
+def test_nobody_is_between_people_of_two_families(loras: LoraFolder, identity: Identity) -> None:
+    first, second = loras.put(identity, "mara"), loras.put(make_identity("miniature"), "lena")
+    for one, other, share in ((first, second, 0.5), (second, first, 1.0)):
+        with pytest.raises(ConfigError, match="two families; choose another of the same family"):
+            loras.blend(one, other, share, "both")
 
 
 def test_the_miniatures_people_lie_elsewhere_without_lora(loras: LoraFolder) -> None:
