@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundled import SHIPPED
+from .threads import use_threads_for
 
 if TYPE_CHECKING:
     import torch
@@ -64,8 +65,10 @@ class BaseChoice:
 
         from ..pipelines.diffusers.loading import load_base
 
+        device = device_named(self.device)
+        use_threads_for(self.family.name, device)
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-        return load_base(self.source, device_named(self.device), dtypes[self.dtype])
+        return load_base(self.source, device, dtypes[self.dtype])
 
 
 def device_named(name: str) -> torch.device:

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...bundled import SHIPPED
 from ..console import Console, Outcome
 from ..flags import add_config_flags, config_from_flags, given_values
+from ..threads import use_threads_for
 
 if TYPE_CHECKING:
     pass
@@ -37,9 +39,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     """The trial's table, or its curves."""
+    import torch
+
     from ...miniature.trial.config import TrialConfig
     from ...miniature.trial.trial import evaluate
 
+    use_threads_for(SHIPPED, torch.device("cpu"))
     if arguments.sweep is not None:
         return _sweep(arguments, console)
     config = config_from_flags(TrialConfig, arguments)

@@ -11,6 +11,7 @@ from ..base_flags import add_device_flag, add_out_flag, device_named
 from ..console import Console, Outcome, identity_outcome
 from ..flags import add_config_flags, config_from_flags
 from ..reference_flags import References, add_reference_flags
+from ..threads import use_threads_for
 
 if TYPE_CHECKING:
     from ...pipelines.predictors.predict import PredictConfig
@@ -48,7 +49,9 @@ def predict(
 
     results = console.open_results(out.parent)
     pictures = references.read()
-    predictor = open_predictor(source, device_named(device))
+    place = device_named(device)
+    predictor = open_predictor(source, place)
+    use_threads_for(predictor.family, place)
     faces = references.prepare(console, pictures, predictor.family, config.class_noun)
     identity = predictor.predict(faces, config)[0]
     path = results.keep(out.name, lambda path: write_identity(path, identity))
