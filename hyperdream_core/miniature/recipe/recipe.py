@@ -8,7 +8,6 @@ budgeted.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ...config import config_to_json
-from ...errors import OutputError
+from ...errors import FileFormatError, OutputError
+from ...json_text import read_json
 from ...pipelines.training.loop import launch
 from ...whole_file import write_whole
 from . import stages
@@ -79,12 +79,11 @@ class Recipe(Materials):
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took so far, interrupted calls included; a killed process takes its own along."""
         path = self.folder / "seconds.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return {str(name): float(value) for name, value in found.items() if math.isfinite(value)}
-        except FileNotFoundError:
+        if not path.exists():
             return {}
-        except (OSError, ValueError, RecursionError, AttributeError, TypeError, OverflowError):
+        try:
+            return {name: float(value) for name, value in read_json(path).items()}
+        except (FileFormatError, ValueError, TypeError, OverflowError):
             # Only said in the model card; nothing depends on them.
             self.say(f"{path}: is no readable list of seconds; it is begun anew")
             return {}

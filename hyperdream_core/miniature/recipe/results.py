@@ -21,6 +21,7 @@ import numpy as np
 from ...config import changed_setting
 from ...errors import ConfigError, FileFormatError, OutputError
 from ...formats.container import read_names
+from ...json_text import MOST_BYTES, read_json
 from ...whole_file import whole_file, whole_folder, write_whole
 
 Say = Callable[[str], None]
@@ -93,13 +94,13 @@ class Result:
 
     def _record(self) -> Any:
         """What the record holds, {} if it is broken, None if there is none."""
-        try:
-            found = json.loads(self._record_path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self._record_path.exists():
             return None
-        except (OSError, ValueError, RecursionError):
+        try:
+            found = read_json(self._record_path)
+        except FileFormatError:
             return {}
-        is_whole = isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in ("settings", "files"))
+        is_whole = all(isinstance(found.get(name), dict) for name in ("settings", "files"))
         return found if is_whole else {}
 
     def _problem(self, record: Mapping[str, Any]) -> str:
@@ -148,11 +149,14 @@ def _folder_problem(folder: Path, files: tuple[str, ...]) -> str:
             return f"lacks {name}"
     for path in sorted(folder.rglob("*")):
         try:
-            if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
+            # A tokenizer's is far larger than any configuration, and slow to read.
+            if path.suffix == ".json" and path.stat().st_size <= MOST_BYTES:
+                read_json(path)
+            elif path.suffix == ".json" and not path.read_bytes().rstrip().endswith(b"}"):
+                return f"{path.relative_to(folder)} is cut"
             if path.suffix == ".safetensors":
                 read_names(path)
-        except (OSError, ValueError, RecursionError, FileFormatError):
+        except FileFormatError:
             return f"{path.relative_to(folder)} is damaged"
     return ""
 

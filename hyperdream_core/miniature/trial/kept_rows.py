@@ -12,10 +12,18 @@ from typing import Any
 import torch
 
 from ...config import config_to_json
+from ...errors import FileFormatError
+from ...json_text import read_json
 from ...pipelines.polishing.polish import PolishConfig
 from ...pipelines.scores import Interval, MethodScores
-from ...whole_file import write_whole
+from ...whole_file import check_writable, write_whole
 from .config import TrialConfig
+
+_BY_PERSON = ("similarity_by_person", "attributes_by_person")
+_LARGEST_ROW = 20_000_000  # bytes; a person takes 45
+
+_LARGEST_NUMBER = 1e12
+"""of seconds; all others are shares and cosines"""
 
 
 def trial_digest(config: TrialConfig, weights: Path) -> str:
@@ -28,30 +36,62 @@ def trial_digest(config: TrialConfig, weights: Path) -> str:
     return digest.hexdigest()
 
 
+def check_rows(folder: Path) -> None:
+    """See, before anything is measured, that rows can be kept there.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    check_writable(_path(folder, "base"))
+
+
 def keep_row(folder: Path, digest: str, row: MethodScores) -> None:
-    """Write a finished row."""
+    """Write a finished row.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
     entry: dict[str, Any] = {"trial": digest, **asdict(row)}
-    for name in ("similarity_by_person", "attributes_by_person"):
+    for name in _BY_PERSON:
         entry[name] = entry[name].tolist()
     path = _path(folder, row.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     write_whole(path, json.dumps(entry))
 
 
-def kept_row(folder: Path, digest: str, method: str) -> MethodScores | None:
-    """The row of an earlier run of the same trial; None if there is none."""
+def kept_row(folder: Path, digest: str, method: str, people: int | None = None) -> MethodScores | None:
+    """The row of an earlier run of the same trial; None if there is none.
+
+    Args:
+        folder: where rows are kept.
+        digest: of the trial.
+        method: which row.
+        people: how many it must be of.
+    """
     try:
-        entry = json.loads(_path(folder, method).read_text(encoding="utf-8"))
-        if entry.pop("trial") != digest:
+        entry = read_json(_path(folder, method), most=_LARGEST_ROW)
+        if entry.pop("trial") != digest or entry["name"] != method:
             return None
         for name in ("similarity", "attributes", "copy"):
-            entry[name] = Interval(**entry[name])
-        for name in ("similarity_by_person", "attributes_by_person"):
-            entry[name] = torch.tensor(entry[name])
+            entry[name] = Interval(**{key: _number(value) for key, value in entry[name].items()})
+        for name in ("top1", "seconds"):
+            _number(entry[name])
+        entry["per_attribute"] = {key: _number(value) for key, value in entry["per_attribute"].items()}
+        counts = {len(entry[name]) for name in _BY_PERSON}
+        if len(counts) > 1 or (people is not None and counts != {people}):
+            return None
+        for name in _BY_PERSON:
+            entry[name] = torch.tensor([_number(value) for value in entry[name]])
         return MethodScores(**entry)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileFormatError, KeyError, TypeError, AttributeError, OverflowError):
         # Nothing there, or nothing that a trial has written: measured anew.
         return None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _LARGEST_NUMBER:
+        raise TypeError("no number of a row")
+    return float(value)
 
 
 def _path(folder: Path, method: str) -> Path:

@@ -25,7 +25,7 @@ from ...pipelines.drawing.guidance_config import GuidanceConfig
 from ...pipelines.progress import Progress, no_progress
 from ...pipelines.scores import Interval, MethodScores, bootstrap
 from .config import TrialConfig
-from .kept_rows import keep_row, kept_row, trial_digest
+from .kept_rows import check_rows, keep_row, kept_row, trial_digest
 from .trial import Trial, draw_people, identities_of, score_pictures, set_up_trial
 
 SWEEP_METHODS = ("prediction", "prediction+40")
@@ -127,6 +127,8 @@ def sweep(
     _check(config)
     names = tuple(dict.fromkeys(("plain", *(curves or CURVES))))
     points = [point for name in names for point in points_of(name, config.guidance_scale)]
+    if keep:
+        check_rows(keep / "sweep" / points[0].folder)
     work = _Sweep(config, weights, keep)
     base = work.measure("base", Point("base", "", {}))
     rows: list[SweepRow] = []
@@ -161,7 +163,7 @@ class _Sweep:
         # The base's row is an ordinary one, shared with `evaluate`.
         folder = self.keep / "sweep" / point.folder if self.keep and point.changes else self.keep
         digest = trial_digest(config, self.weights) if folder else ""
-        if folder and (row := kept_row(folder, digest, method)):
+        if folder and (row := kept_row(folder, digest, method, config.people)):
             return row
         if self._trial is None:
             self._trial = set_up_trial(self.config, self.weights)

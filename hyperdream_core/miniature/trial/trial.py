@@ -39,7 +39,7 @@ from ..world.portrait import render_people
 from ..world.view import random_view
 from .config import TrialConfig
 from .judges import AttributeJudge, IdentityJudge, attribute_accuracy, load_judges
-from .kept_rows import keep_row, kept_row, trial_digest
+from .kept_rows import check_rows, keep_row, kept_row, trial_digest
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,13 @@ def evaluate(
     """
     config, weights = config or TrialConfig(), weights or bundled_weights() / "miniature"
     digest = trial_digest(config, weights) if keep else ""
+    if keep:
+        check_rows(keep)
     trial = set_up_trial(config, weights)
     rows = []
     for index, method in enumerate(config.methods):
         progress(index, len(config.methods))
-        if keep and (row := kept_row(keep, digest, method)):
+        if keep and (row := kept_row(keep, digest, method, config.people)):
             rows.append(row)
             continue
         started = time.perf_counter()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...config import changed_setting
 from ...errors import ConfigError, FileFormatError
 from ...formats.container import read_container, read_tensors, write_container
+from ...json_text import JsonTextError, parse_json
 from ...whole_file import check_writable
 
 CHECKPOINT = "training-checkpoint"
@@ -111,9 +112,9 @@ class TrainingCheckpoint:
         if text is None:
             return
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FileFormatError(self.path, f"says in no readable JSON what it was made by. {_REMEDY}") from error
+            found = parse_json(text)
+        except JsonTextError as error:
+            raise FileFormatError(self.path, f"what it says that it was made by {error}. {_REMEDY}") from error
         changed = changed_setting(found, json.loads(json.dumps(self.made_by)))
         if changed:
             raise ConfigError(

@@ -271,7 +271,7 @@ def test_what_lies_where_a_result_belongs_is_named_and_stays(
 def test_seconds_that_cannot_be_read_are_begun_anew(work: Path, finished: Path, text: str) -> None:
     put(work / "seconds.json", text.encode())
     remove(work / "base-2")
-    assert any("seconds.json" in one for one in build(work)) or "NaN" in text
+    assert any("seconds.json" in one for one in build(work))
     assert set(json.loads((work / "seconds.json").read_text())) == {"base-2"}
     assert contents(work) == contents(finished)
 
