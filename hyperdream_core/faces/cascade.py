@@ -3,7 +3,9 @@
 The cascade proposes on a reduced picture, tilted in steps, and each proposal is looked at again from close up: tilted a
 little and mirrored. A face answers in all of these views and a pattern that happens to look like one does not. Where
 the upright picture has no face, the padded copy (close-ups), the quarter turns and a larger copy are searched too; so
-faces narrower than 6 % of the picture's longer side count only where there is no wider one.
+faces narrower than 6 % of the picture's longer side count only where there is no wider one. Where it has only faces
+that are not certain, the quarter turns are searched as well, and the turn with the most hits in all is taken: of a
+group that stands on its head, one face may well answer weakly in the upright picture.
 
 The cascade itself is OpenCV's `lbpcascade_frontalface` (BSD), found and run by scikit-image.
 """
@@ -37,6 +39,8 @@ _CLOSE_TILTS = (-20, -10, 0, 10, 20)
 # Windows that answer to a face, in the weaker of the best tilt's view and its mirror image. Of 16 pictures that come
 # with scikit-image and insightface, the faces reach 19 to 43 and everything else stays at or below 8.
 _CERTAIN_HITS = 20.0
+_CERTAIN = 0.8
+"""Score from which a face settles how the picture is turned."""
 # Where eyes, nose and mouth lie in the cascade's square, as shares of its side; measured on the same faces.
 _IN_WINDOW = ((0.31, 0.36), (0.69, 0.36), (0.50, 0.58), (0.345, 0.80), (0.655, 0.80))
 
@@ -57,6 +61,17 @@ class _Pass:
     pad: float = 0.0
     """share of the picture's sides that is added around it"""
     stride: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A face as one pass saw it."""
+
+    face: Face
+    hits: int
+    """windows that answer; its score says no more beyond `_CERTAIN_HITS`"""
+    turn: int
+    """degrees, of the pass"""
 
 
 _PASSES = (
@@ -86,19 +101,24 @@ class CascadeDetector:
         self._cascade = Cascade(str(file))
 
     def find(self, picture: Tensor, min_score: float) -> Search:
-        """Faces in a picture (3, h, w) in 0..1, upright ones first; other positions only where there is none."""
+        """Faces in a picture (3, h, w) in 0..1, upright ones first; other positions where none is certain."""
         levels = _Levels(picture)
-        found: list[Face] = []
-        looked = []
+        found: list[_Seen] = []
+        looked: list[str] = []
+        turned = False
         for way in _PASSES:
+            best = max((one.face.score for one in found), default=0.0)
+            if best >= max(min_score, 0.0 if turned else _CERTAIN):
+                break
+            if best >= min_score and len(way.turns) == 1:
+                continue  # Something is there already; in question is only how it stands.
             looked.append(way.label)
             for turn in way.turns:
                 found += self._search(levels, way, turn)
-            if any(face.score >= min_score for face in found):
-                break
-        return Search(tuple(_without_overlaps(found)), ", ".join(looked))
+            turned = turned or len(way.turns) > 1
+        return Search(tuple(_without_overlaps(_of_one_turn(found, min_score))), ", ".join(looked))
 
-    def _search(self, levels: _Levels, way: _Pass, turn: int) -> list[Face]:
+    def _search(self, levels: _Levels, way: _Pass, turn: int) -> list[_Seen]:
         small = levels.reduced(way.longest)
         scale = levels.width / small.width
         pad = round(way.pad * max(small.size))
@@ -117,13 +137,13 @@ class CascadeDetector:
             means = [np.mean(group, axis=0) for group in _grouped(proposals) if len(group) >= 3]
             judged = pool.map(
                 lambda at: self._judged(
-                    levels, (at[0] - pad) * scale, (at[1] - pad) * scale, at[2] * scale, float(at[3])
+                    levels, (at[0] - pad) * scale, (at[1] - pad) * scale, at[2] * scale, float(at[3]), turn
                 ),
                 means,
             )
             return list(judged)
 
-    def _judged(self, levels: _Levels, x: float, y: float, side: float, tilt: float) -> Face:
+    def _judged(self, levels: _Levels, x: float, y: float, side: float, tilt: float, turn: int) -> _Seen:
         """Look at one proposal from close up."""
         hits: dict[float, tuple[_Hits, _Hits]] = {}
         for more in _CLOSE_TILTS:
@@ -132,7 +152,7 @@ class CascadeDetector:
             hits[tilt + more] = (self._central(view), self._central(mirrored))
         weaker = {at: min(len(straight), len(mirror)) for at, (straight, mirror) in hits.items()}
         best = max(weaker, key=lambda at: (weaker[at], sum(map(len, hits[at])), -abs(at - tilt)))
-        score = min(1.0, weaker[best] / _CERTAIN_HITS)
+        count = weaker[best]
         # The tilts around the best one say where between them the face stands upright.
         total = sum(count**2 for count in weaker.values())
         if total:
@@ -143,7 +163,8 @@ class CascadeDetector:
             size = (np.median(straight[:, 2]) + np.median(mirror[:, 2])) / 2 * zoom
         else:
             size = side
-        return _face(float(x), float(y), float(size), float(best), score)
+        face = _face(float(x), float(y), float(size), float(best), min(1.0, count / _CERTAIN_HITS))
+        return _Seen(face, count, turn)
 
     def _central(self, view: Image.Image) -> _Hits:
         hits = self._hits(view, 34, 1.1, 1.0, 72)
@@ -234,10 +255,23 @@ def _grouped(proposals: Sequence[tuple[float, float, float, float]]) -> list[lis
     return groups
 
 
-def _without_overlaps(faces: Sequence[Face]) -> list[Face]:
+def _of_one_turn(found: Sequence[_Seen], min_score: float) -> list[_Seen]:
+    """What was seen in the turn with the most hits of sure faces, and what is certain in another one; surest first."""
+    hits: dict[int, int] = {}
+    for one in found:
+        if one.face.score >= min_score:
+            hits[one.turn] = hits.get(one.turn, 0) + one.hits
+    if hits:
+        # Of two turns alike the one that was searched first.
+        taken = max(hits, key=lambda turn: hits[turn])
+        found = [one for one in found if one.turn == taken or one.face.score >= _CERTAIN]
+    return sorted(found, key=lambda one: -one.hits)
+
+
+def _without_overlaps(found: Sequence[_Seen]) -> list[Face]:
     """The faces, surest first, without those whose centre lies in a surer one's box or the other way round."""
     kept: list[Face] = []
-    for face in sorted(faces, key=lambda face: -face.score):
+    for face in (one.face for one in found):
         if not any(_holds(other, face) or _holds(face, other) for other in kept):
             kept.append(face)
     return kept

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import FileFormatError, MissingDependencyError
+from ..regular_file import check_regular
 
 Kind = Literal["detector", "recognizer"]
 
@@ -59,7 +60,7 @@ class OnnxModel:
         """All outputs for a batch (b, 3, h, w) float32.
 
         Raises:
-            FileFormatError: the model cannot take it.
+            FileFormatError: the model cannot take it, or puts out numbers that are not finite.
         """
         try:
             outputs: list[np.ndarray] = self._session.run(None, {self._session.get_inputs()[0].name: batch})
@@ -67,6 +68,13 @@ class OnnxModel:
             raise FileFormatError(
                 self.path, f"cannot run on a batch of shape {batch.shape} ({_first_line(error)}); get the file again"
             ) from error
+        for place, output in enumerate(outputs, start=1):
+            if output.dtype.kind not in "fiu" or not np.isfinite(output).all():
+                raise FileFormatError(
+                    self.path,
+                    f"puts out numbers that are not finite (output {place} of {len(outputs)}), so its weights are "
+                    "damaged; get the file again",
+                )
         return outputs
 
 
@@ -109,6 +117,7 @@ def open_model(path: Path) -> OnnxModel:
     """
     if find_spec("onnxruntime") is None:
         raise MissingDependencyError("onnxruntime", "pip install onnxruntime (or onnxruntime-gpu)")
+    check_regular(path)
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
@@ -120,12 +129,11 @@ def open_model(path: Path) -> OnnxModel:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        size = path.stat().st_size
         session = onnxruntime.InferenceSession(
             str(path), options, providers=[name for name in _PROVIDERS if name in available]
         )
     except (*errors, OSError, ValueError) as error:
-        held = f"; the file has {size:,} bytes" if path.is_file() else ""
+        held = f"; the file has {path.stat().st_size:,} bytes" if path.is_file() else ""
         raise FileFormatError(
             path, f"is not an ONNX model that can be run ({_first_line(error)}{held}); download it again to {path}"
         ) from error

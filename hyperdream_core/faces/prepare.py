@@ -130,7 +130,7 @@ def prepare_references(
     """Find, choose, align and judge the face in each picture of one subject.
 
     Args:
-        pictures: as `data.images.read_picture` or `data.array_images.picture_from_array` give them.
+        pictures: as `pictures.files.read_picture` or `pictures.arrays.picture_from_array` give them.
         size: side of the crops, px.
         config: settings.
         found: the faces that a host has already found in each picture; takes the place of a detector.

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..errors import ReferenceImageError
-from .files import LARGEST_PIXELS, SMALLEST_SIDE, WHITE, Picture
+from .files import WHITE, Picture, check_size
 
 LARGEST_HIGHLIGHT = 16.0
 """Brightest value of a floating-point picture that is taken for a highlight; above it the scale is not 0..1."""
@@ -33,14 +33,12 @@ def picture_from_array(
             "picture at a time, channels last"
         )
     height, width = values.shape[:2]
-    if min(height, width) < SMALLEST_SIDE or height * width > LARGEST_PIXELS:
-        raise ReferenceImageError(
-            f"{name}: is {width}x{height} px, expected at least {SMALLEST_SIDE} px on each side and at most "
-            f"{LARGEST_PIXELS:,} px in all; use another size"
-        )
+    check_size(name, width, height)
     values, notes = _in_unit_range(values, name)
     if values.shape[-1] in (2, 4):
         alpha = values[..., -1:]
+        if bool((alpha < 1).any()):
+            notes += (f"{name}: is transparent in places, where the background colour {background} shows",)
         values = values[..., :-1] * alpha + torch.tensor(background, dtype=torch.float32) / 255 * (1 - alpha)
     elif values.shape[-1] == 1:
         values = values.expand(-1, -1, 3)

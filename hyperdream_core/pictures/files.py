@@ -17,9 +17,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+<<<<<<< HEAD
 from ..errors import OutputError, ReferenceImageError
 from ..ops.finite import sound
+=======
+from ..errors import FileFormatError, OutputError, ReferenceImageError
+from ..regular_file import check_regular
+>>>>>>> c7da955 (Photographs: turned once in every format, in sRGB by their profile, never waited for, within bounds; upside-down groups by the hits of each turn)
 from ..whole_file import whole_file
+from .colours import to_srgb
 
 SMALLEST_SIDE = 32
 """Pictures with a shorter side (px) are refused: a face in them is a handful of pixels."""
@@ -27,13 +33,31 @@ LARGEST_PIXELS = 64_000_000
 """Pictures with more pixels are refused before they are decoded; today's largest camera sensors stay below."""
 LARGEST_SIDE = 4096
 """Pictures with a longer side (px) are reduced to this on reading, far above what any base looks at."""
+MOST_STRETCHED = 20
+"""Pictures more than this many times as long as wide are refused: strips and ruled lines, no photographs."""
+LARGEST_FILE = 8 * LARGEST_PIXELS
+"""Files with more bytes are refused before they are read: the largest picture, uncompressed in 16 bit with alpha."""
 
 WHITE = (255, 255, 255)
 
 # Pillow also opens formats that start an outside program (EPS) or are drawings, not photographs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "TGA", "JPEG2000")
-# What Pillow's decoders raise on damaged files, by looking at them; OSError is by far the most frequent.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+# What Pillow's decoders raise on damaged files; OSError is by far the most frequent, and AVIF's is RuntimeError.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,6 +68,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+_PIXELS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,15 +96,14 @@ def read_picture(path: str | Path, background: tuple[int, int, int] = WHITE) -> 
         ReferenceImageError: the file is missing, empty, damaged, no picture, too small or too large.
     """
     path = Path(path)
+    _check_file(path)
     try:
-        if path.stat().st_size == 0:
-            raise ReferenceImageError(f"{path}: is empty (0 bytes), expected a picture; copy or download it again")
         with warnings.catch_warnings(), path.open("rb") as file:
             # Pillow warns of large and of damaged pictures; we refuse the former and decode the latter to the end.
             warnings.simplefilter("ignore")
             Image.init()
             with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
-                return picture_from_pil(image, str(path), background)
+                return _picture(image, str(path), background)
     except UnidentifiedImageError as error:
         raise ReferenceImageError(f"{path}: {_no_picture(path)}") from error
     except Image.DecompressionBombError as error:
@@ -87,8 +111,6 @@ def read_picture(path: str | Path, background: tuple[int, int, int] = WHITE) -> 
         raise ReferenceImageError(
             _too_large(str(path), f"{int(pixels[0]):,} px" if pixels else "too many px")
         ) from error
-    except FileNotFoundError as error:
-        raise ReferenceImageError(f"{path}: there is no such file, expected a picture; check the name") from error
     except _DAMAGE as error:
         # The system's errors carry a number, those of Pillow's decoders do not.
         if not isinstance(error, OSError) or error.errno is None:
@@ -98,41 +120,85 @@ def read_picture(path: str | Path, background: tuple[int, int, int] = WHITE) -> 
         ) from error
 
 
+def _check_file(path: Path) -> None:
+    """Refuse what is no file, or none of a picture's size, before it is opened."""
+    try:
+        size = check_regular(path)
+    except FileFormatError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise ReferenceImageError(f"{path}: there is no such file, expected a picture; check the name") from error
+        raise ReferenceImageError(f"{path}: {error.problem}") from error
+    if size == 0:
+        raise ReferenceImageError(f"{path}: is empty (0 bytes), expected a picture; copy or download it again")
+    if size > LARGEST_FILE:
+        raise ReferenceImageError(
+            f"{path}: has {size:,} bytes, expected a picture of at most {LARGEST_FILE:,}; use a smaller one"
+        )
+
+
 def picture_from_pil(image: Image.Image, name: str, background: tuple[int, int, int] = WHITE) -> Picture:
-    """Turn a Pillow image of any mode into a `Picture`; `name` is what errors call it.
+    """Turn a Pillow image of any mode into a `Picture`, and leave it as it is; `name` is what errors call it.
 
     Raises:
         ReferenceImageError: it is too small, too large, damaged or of a kind that has no colours in 0..255.
     """
-    width, height = image.size
+    return _picture(image, name, background, is_ours=False)
+
+
+def check_size(name: str, width: int, height: int) -> None:
+    """Refuse a picture of that many px by its sides alone.
+
+    Raises:
+        ReferenceImageError: too small, too large, or a strip.
+    """
     if min(width, height) < SMALLEST_SIDE:
         raise ReferenceImageError(
             f"{name}: is {width}x{height} px, expected at least {SMALLEST_SIDE} px on each side; use a larger picture"
         )
     if width * height > LARGEST_PIXELS:
         raise ReferenceImageError(_too_large(name, f"{width}x{height} px"))
+    if max(width, height) > MOST_STRETCHED * min(width, height):
+        raise ReferenceImageError(
+            f"{name}: is {width}x{height} px, a strip more than {MOST_STRETCHED} times as long as wide, expected a "
+            "photograph; cut out the part that shows the subject"
+        )
+
+
+def _picture(image: Image.Image, name: str, background: tuple[int, int, int], is_ours: bool = True) -> Picture:
+    """`picture_from_pil`; an image of ours may be changed, which spares a copy of a large one."""
+    check_size(name, *image.size)
     notes = []
     try:
         # A phone's MPO holds previews and depth maps besides the photograph; nobody misses those.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        orientation, exif_note = _orientation(image)
+        has_more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         image.load()
-        image = _flattened(image, name, background)
+        # Read after loading, and never of a TIFF: Pillow turns that one itself while it loads.
+        orientation, exif_note = (1, "") if image.format == "TIFF" else _orientation(image)
+        width, height = image.size
+        image = _plain(image, name, is_ours)
+        if max(width, height) > LARGEST_SIDE:
+            # First of all that follows: colours and backgrounds of all px would take several copies of them.
+            image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        image, colour_note = to_srgb(image)
+        image, is_transparent = _on_background(image, background)
     except ReferenceImageError:
         raise
     except _DAMAGE as error:
         raise ReferenceImageError(_damaged(name, error)) from error
-    if frames > 1:
-        notes.append(f"{name}: holds {frames} frames; the first one is used")
+    if has_more:
+        notes.append("holds several frames; the first one is used")
     if exif_note:
-        notes.append(f"{name}: {exif_note}")
+        notes.append(exif_note)
     if max(width, height) > LARGEST_SIDE:
-        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        notes.append(f"{name}: reduced from {width}x{height} px to a longest side of {LARGEST_SIDE} px")
+        notes.append(f"reduced from {width}x{height} px to a longest side of {LARGEST_SIDE} px")
+    if colour_note:
+        notes.append(colour_note)
+    if is_transparent:
+        notes.append(f"is transparent in places, where the background colour {background} shows")
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)
-    return Picture(rearrange(pixels, "h w c -> c h w").contiguous(), tuple(notes), name)
+    pixels = rearrange(torch.from_numpy(np.array(image)), "h w c -> c h w").contiguous()
+    return Picture(pixels.float().div_(255), tuple(f"{name}: {note}" for note in notes), name)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -217,26 +283,52 @@ def _orientation(image: Image.Image) -> tuple[int, str]:
         return 1, "its EXIF block is unreadable, so it is taken to be upright"
 
 
-def _flattened(image: Image.Image, name: str, background: tuple[int, int, int]) -> Image.Image:
+def _plain(image: Image.Image, name: str, is_ours: bool) -> Image.Image:
+    """The picture in 8 bits without palette or colour key: grey, RGB or CMYK, and alpha where something shows through.
+
+    Its colours keep their profile in `info`.
+    """
+    profile = image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image, name)
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        canvas = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+        plain = _eight_bits(image, name)
+    elif image.mode in ("RGBa", "La", "PA") or "transparency" in image.info:
+        plain = image.convert("LA" if image.mode == "La" else "RGBA")
+    elif image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        plain = image if is_ours else image.copy()
+    else:
+        plain = image.convert("L" if image.mode == "1" else "RGB")
+    plain.info = {} if profile is None else {"icc_profile": profile}
+    return plain
+
+
+def _on_background(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+    """The picture in RGB, what shows through it filled, and whether there is anything of that."""
+    if image.mode not in ("RGBA", "LA"):
+        return image.convert("RGB"), False
+    lowest, _ = image.getchannel("A").getextrema()
+    canvas = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB"), bool(lowest < 255)
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Greyscale of 16 bit, or of floats in 0..1, as 8 bit; Pillow's own conversion would clip instead of scaling."""
-    values = np.asarray(image).astype(np.float64)
+    """Greyscale of 16 bit, or of floats in 0..1, as 8 bit; Pillow's own conversion would clip instead of scaling.
+
+    In strips: numbers of 64 bits for all px of a large picture would take gigabytes.
+    """
     top = 1.0 if image.mode == "F" else 65535.0
-    # Written so that NaN is refused as well.
-    if not (values.min() >= 0 and values.max() <= top):
-        raise ReferenceImageError(
-            f"{name}: has grey values from {values.min():g} to {values.max():g}, expected 0 to {top:g}; "
-            "save it as an 8 bit PNG or JPEG"
-        )
-    return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+    width, height = image.size
+    grey = Image.new("L", image.size)
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    for first in range(0, height, rows):
+        values = np.asarray(image.crop((0, first, width, min(first + rows, height)))).astype(np.float64)
+        # Written so that NaN is refused as well.
+        if not (values.min() >= 0 and values.max() <= top):
+            raise ReferenceImageError(
+                f"{name}: has grey values from {values.min():g} to {values.max():g}, expected 0 to {top:g}; "
+                "save it as an 8 bit PNG or JPEG"
+            )
+        grey.paste(Image.fromarray(np.round(values * (255 / top)).astype(np.uint8)), (0, first))
+    return grey
 
 
 def _damaged(name: str, error: Exception) -> str:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from hyperdream_core.errors import MissingDependencyError
+from hyperdream_core.faces import cascade
 from hyperdream_core.faces.cascade import CascadeDetector
 from hyperdream_core.faces.face import Face, in_order
 from hyperdream_core.pictures.files import picture_from_pil
@@ -86,3 +87,33 @@ def test_without_scikit_image_the_command_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cascade, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="'skimage' is not installed; add it with: pip install scikit"):
         CascadeDetector()
+
+
+def seen(x: float, turn: int, hits: int) -> cascade._Seen:
+    return cascade._Seen(cascade._face(x, 50.0, 40.0, float(turn), min(1.0, hits / 20)), hits, turn)
+
+
+@pytest.mark.parametrize(
+    ("by_turn", "expected"),
+    [
+        # A group on its head, one of whom answers weakly in the upright picture; then something else beside them.
+        ({0: [(50, 12)], 180: [(50, 30), (150, 25), (250, 14)]}, [(1.0, 180), (1.0, 180), (0.7, 180)]),
+        ({0: [(350, 15)], 180: [(50, 30), (150, 25)]}, [(1.0, 180), (1.0, 180)]),
+        # One who lies down beside people who stand is kept, and so is an upright group with weak faces only.
+        ({0: [(50, 30), (150, 12)], 90: [(250, 30)]}, [(1.0, 0), (0.6, 0)]),
+        ({0: [(50, 14), (150, 12)], 90: [(250, 30)]}, [(1.0, 90)]),
+        ({0: [(50, 14), (150, 12)], 180: [(250, 11)]}, [(0.7, 0), (0.6, 0)]),
+    ],
+)
+def test_the_turn_with_the_most_hits_is_taken_not_the_first_with_any(
+    by_turn: dict[int, list[tuple[int, int]]],
+    expected: list[tuple[float, int]],
+    detector: CascadeDetector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def search(self: CascadeDetector, levels: object, way: cascade._Pass, turn: int) -> list[cascade._Seen]:
+        return [] if way.pad else [seen(x, turn, hits) for x, hits in by_turn.get(turn, ())]
+
+    monkeypatch.setattr(CascadeDetector, "_search", search)
+    faces = detector.find(torch.zeros(3, 100, 400), 0.5).faces
+    assert [(face.score, round(face.roll or 0.0) % 360) for face in faces] == expected

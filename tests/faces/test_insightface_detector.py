@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hyperdream_core.errors import FileFormatError
+from hyperdream_core.faces.face import Face
 from hyperdream_core.faces.insightface_detector import InsightfaceDetector
 from tests.tiny_onnx import BOX, POINTS, SIDE, write_detector
 
@@ -65,6 +66,23 @@ def test_points_of_a_turned_picture_come_back_to_where_they_are(detector: Insigh
     torch.testing.assert_close(points, upright.landmarks)
     padded = detector._search(one, 0, 0.5)
     assert len(padded) == 1 and padded[0].score > 0.2
+
+
+def test_a_group_on_its_head_is_not_taken_for_its_one_face_that_answers_upright(
+    detector: InsightfaceDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {0: (0.55,), 2: (0.9, 0.8, 0.6)}
+
+    def search(self: InsightfaceDetector, picture: torch.Tensor, turn: int, pad: float) -> list[Face]:
+        return [
+            Face((100.0 * place, 0.0, 100.0 * place + 50, 50.0), score)
+            for place, score in enumerate(() if pad == 0.5 else scores.get(turn, ()))
+        ]
+
+    monkeypatch.setattr(InsightfaceDetector, "_search", search)
+    search_for = detector.find(torch.zeros(3, 100, 400), 0.5)
+    assert [face.score for face in search_for.faces] == [0.9, 0.8, 0.6]
+    assert search_for.looked == "at 64 px, quarter turns"
 
 
 def test_nothing_red_is_no_face_and_all_ways_are_told(detector: InsightfaceDetector) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_what_is_no_onnx_model_is_refused_with_its_size(tmp_path: Path) -> None:
     (tmp_path / "det_10g.onnx").write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(FileFormatError, match=r"det_10g\.onnx: is not an ONNX model .*42 bytes\); download it again"):
         open_model(tmp_path / "det_10g.onnx")
-    with pytest.raises(FileFormatError, match=r"gone\.onnx: is not an ONNX model that can be run"):
+    with pytest.raises(FileFormatError, match=r"gone\.onnx: cannot be opened"):
         open_model(tmp_path / "gone.onnx")
 
 
@@ -52,6 +53,20 @@ def test_a_batch_of_another_shape_is_refused(tmp_path: Path) -> None:
     assert (model.input_shape, model.output_shapes) == ((1, 3, 112, 112), ((1, 512),))
     with pytest.raises(FileFormatError, match=r"cannot run on a batch of shape \(1, 3, 9, 9\)"):
         model.run(np.zeros((1, 3, 9, 9), np.float32))
+
+
+def test_a_model_that_puts_out_nan_is_refused_by_name(tmp_path: Path) -> None:
+    model = open_model(write_recognizer(tmp_path / "w600k_r50.onnx"))
+    with pytest.raises(FileFormatError, match=r"w600k_r50\.onnx: puts out numbers that are not finite \(output 1 of 1"):
+        model.run(np.full((1, 3, 112, 112), np.nan, np.float32))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes among this system's files")
+def test_a_pipe_in_a_models_place_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    os.mkfifo(tmp_path / "det_10g.onnx")
+    with pytest.raises(FileFormatError, match=r"det_10g\.onnx: is a pipe or a device, but a file is expected"):
+        open_model(tmp_path / "det_10g.onnx")
 
 
 def test_without_onnxruntime_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
