@@ -17,13 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-<<<<<<< HEAD
-from ..errors import OutputError, ReferenceImageError
-from ..ops.finite import sound
-=======
 from ..errors import FileFormatError, OutputError, ReferenceImageError
+from ..ops.finite import sound
 from ..regular_file import check_regular
->>>>>>> c7da955 (Photographs: turned once in every format, in sRGB by their profile, never waited for, within bounds; upside-down groups by the hits of each turn)
 from ..whole_file import whole_file
 from .colours import to_srgb
 
