@@ -301,9 +301,10 @@ def _on_background(image: Image.Image, background: tuple[int, int, int]) -> tupl
     """The picture in RGB, what shows through it filled, and whether there is anything of that."""
     if image.mode not in ("RGBA", "LA"):
         return image.convert("RGB"), False
-    lowest, _ = image.getchannel("A").getextrema()
     canvas = Image.new("RGBA", image.size, (*background, 255))
-    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB"), bool(lowest < 255)
+    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB"), bool(
+        np.asarray(image.getchannel("A")).min() < 255
+    )
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
