@@ -17,6 +17,14 @@ from hyperdream_core.identity import Identity
 from hyperdream_core.pictures.files import to_pil
 from hyperdream_core.pipelines.predictors.predictor import Predictor, open_predictor
 
+from .host import is_forge
+
+_RELEASES = {
+    False: {"diffusers": "0.32.2", "accelerate": "0.21.0"},
+    True: {"diffusers": "0.31.0", "accelerate": "0.31.0"},
+}
+"""of packages that go with what the host has pinned, in Automatic1111 and in Forge; newer ones bring what breaks it"""
+
 
 @lru_cache(maxsize=1)
 def shipped_base(name: str) -> Any:
@@ -25,9 +33,10 @@ def shipped_base(name: str) -> Any:
     Raises:
         MissingDependencyError: diffusers or accelerate is missing.
     """
-    for package, wanted in (("diffusers", "diffusers==0.32.2"), ("accelerate", "accelerate")):
+    for package, release in _RELEASES[is_forge()].items():
         if find_spec(package) is None:
-            raise MissingDependencyError(package, f'"{sys.executable}" -m pip install --no-deps {wanted}')
+            command = f'"{sys.executable}" -m pip install --no-deps {package}=={release}'
+            raise MissingDependencyError(package, command)
     from hyperdream_core.pipelines.diffusers.loading import load_base
 
     return load_base(name)
