@@ -43,7 +43,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             the disk is full; what was there before is as it was.
     """
     path = Path(path)
-    _check_place(path, stat.S_ISREG, "file")
+    check_place(path)
     with _part_of(path, "a file") as part:
         yield part
         _flush(part)
@@ -108,6 +108,20 @@ def reserve(path: Path, size: int) -> None:
             file.write(zeros[: size - start])
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be written, or where something else than a file is.
+
+    Raises:
+        OutputError: as `whole_file`.
+    """
+    _check_place(path, stat.S_ISREG, "file")
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Remove what killed processes have left half-written in a folder, whatever it was to become."""
+    _remove_left_behind(folder, None)
+
+
 def is_part(path: Path | str) -> bool:
     """Whether a file or folder is, by its name, one that somebody is writing or was killed over."""
     return _PART.fullmatch(Path(path).name) is not None
@@ -116,7 +130,7 @@ def is_part(path: Path | str) -> bool:
 @contextmanager
 def _part_of(path: Path, thing: str) -> Iterator[Path]:
     """A free name beside `path`; nothing is left there, and an OSError becomes ours."""
-    _remove_left_behind(path)
+    _remove_left_behind(path.parent, path.name[:_KEPT_OF_NAME])
     part = path.with_name(f".{path.name[:_KEPT_OF_NAME]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part")
     _ours.add(part.name)
     try:
@@ -153,8 +167,12 @@ def _check_place(path: Path, is_right: Callable[[int], bool], thing: str) -> Non
         mode = os.lstat(path).st_mode
     except ValueError as error:
         raise OutputError(f"{str(path)!r}: cannot be a {thing}'s name ({error}). Choose another one.") from error
-    except OSError:
-        return  # Nothing there, or nothing that may be seen: the writing says it best.
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another name or folder."
+        ) from error
     if not is_right(mode):
         kinds = {"a folder": stat.S_ISDIR, "a link": stat.S_ISLNK, "a file": stat.S_ISREG}
         found = next((kind for kind, is_kind in kinds.items() if is_kind(mode)), "a device or a pipe")
@@ -189,11 +207,12 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _remove_left_behind(path: Path) -> None:
-    with suppress(OSError, ValueError):
-        for entry in os.scandir(path.parent):
+def _remove_left_behind(folder: Path, name: str | None) -> None:
+    """Parts of a file by the start of its name, or of any."""
+    with suppress(OSError, ValueError), os.scandir(folder) as entries:
+        for entry in entries:
             found = _PART.fullmatch(entry.name)
-            if found and found["name"] == path.name[:_KEPT_OF_NAME] and _is_left_behind(entry, found):
+            if found and name in (None, found["name"]) and _is_left_behind(entry, found):
                 _remove(Path(entry.path))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..bundled import SHIPPED
 from .threads import use_threads_for
+from .flags import place
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def device_named(name: str) -> torch.device:
 def add_out_flag(parser: argparse.ArgumentParser, default: str) -> None:
     """The one file that a command writes."""
     parser.add_argument(
-        "--out", type=Path, default=Path(default), metavar="FILE", help=f"file to write (default: {default})"
+        "--out", type=place, default=Path(default), metavar="FILE", help=f"file to write (default: {default})"
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from ..identity import Identity
@@ -36,10 +36,12 @@ class Console:
     results: list[ResultsFolder] = field(default_factory=list)
     on_stop: str = ""
     """where the work of a job that can be resumed is kept, should the user stop it"""
+    inputs: tuple[Path, ...] = ()
+    """files and folders that the command line names to be read"""
 
     def say(self, text: str) -> None:
         """A sentence for people."""
-        print(text, file=sys.stderr, flush=True)
+        write_line(sys.stderr, text)
 
     def note(self, notes: Sequence[str]) -> None:
         """Remarks on something that was read or done in another way than one might think."""
@@ -54,21 +56,33 @@ class Console:
         with tqdm_progress(label, unit, hidden=self.as_json) as progress:
             yield progress
 
-    def open_results(self, path: Path) -> ResultsFolder:
+    def open_results(self, path: Path, names: Iterable[str] = (), room: int = 0) -> ResultsFolder:
         """The folder for results, whose contents are named should the command fail or be stopped later on.
 
+        Args:
+            path: of the folder.
+            names: of the results, as far as they are known.
+            room: bytes that they will take, about.
+
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written, or a result would replace an input.
         """
         from ..pipelines.results_folder import ResultsFolder
 
-        self.results.append(ResultsFolder.open(path))
+        self.results.append(ResultsFolder.open(path, names, self.inputs, room))
         return self.results[-1]
 
     @property
     def written(self) -> list[Path]:
         """Files written so far."""
         return [path for folder in self.results for path in folder.written]
+
+
+def write_line(stream: TextIO, text: str) -> None:
+    """Write a line of any text to a stream of any encoding; what that cannot write is escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
 
 
 def identity_outcome(path: Path, identity: Identity, facts: Mapping[str, Any], stopped: bool = False) -> Outcome:

@@ -12,22 +12,37 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import Cancelled, HyperDreamError
-from .console import Console, Outcome
+from ..errors import Cancelled, HyperDreamError, OutputError
+from .console import Console, Outcome, write_line
+from .flags import files_read
 
 if TYPE_CHECKING:
     from .command_list import Command
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
+_LONGEST_MESSAGE = 4000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises for what a user can cause."""
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(as_json="--json" in words)
+    try:
+        return _run(words, console)
+    except KeyboardInterrupt:
+        # A second Ctrl-C, while the first was being reported.
+        return EXIT_STOPPED
+    except OSError:
+        # Nobody reads on, or the disk behind the output is full: there is no place left to say so.
+        _let_go_of_output()
+        return EXIT_ERROR
+
+
+def _run(words: Sequence[str], console: Console) -> int:
     level = logging.root.manager.disable
     # diffusers and transformers log what they find odd about our own sound files.
     logging.disable(logging.WARNING)
@@ -35,20 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser(words).parse_args(words)
         if arguments.run is None:
             arguments.parser.error("no command given")
+        console.inputs = files_read(arguments)
         outcome = arguments.run(arguments, console)
         _print_outcome(outcome, console)
         return EXIT_STOPPED if outcome.stopped else EXIT_OK if outcome.ok else EXIT_ERROR
     except SystemExit as stop:  # argparse, after --help and --version
         return int(stop.code or 0)
     except BrokenPipeError:
-        # `hyperdream ... | head`: nobody reads on. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ERROR
+        # `hyperdream ... | head`: nobody reads on.
+        raise
     except (KeyboardInterrupt, Cancelled) as stop:
         return _fail(console, "stopped", str(stop) or "stopped by Ctrl-C", EXIT_STOPPED)
     except UsageError as error:
         return _fail(console, "usage", str(error), EXIT_USAGE)
-    except (HyperDreamError, OSError, MemoryError, RuntimeError) as error:
+    except (HyperDreamError, OSError, MemoryError, RuntimeError, UnicodeError) as error:
         message = explain(error)
         if message is None:
             raise
@@ -70,11 +85,14 @@ def explain(error: Exception) -> str | None:
             "there is not enough memory for this job; close other programs, use smaller pictures or batches, or "
             "another --device"
         )
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return (
-            f"{place}cannot be read or written ({error.strerror}); check the path, its permissions and the free space"
-        )
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{place}cannot be read or written ({reason}); check the path, its permissions and the free space"
+    if isinstance(error, UnicodeError):
+        return f"a text or a name is in another encoding than UTF-8 ({error}); rename the file, or type the text anew"
+    if isinstance(error, RecursionError):
+        return "something in a file is nested more deeply than can be read; get the file again"
     return None
 
 
@@ -126,19 +144,67 @@ def _add_commands(
             command.add_flags(one)
 
 
+class _Once(argparse._StoreAction):
+    """A flag that may be given once: of two values one would be taken without a word."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        # Names a flag that is also understood under an older name.
+        given = namespace.__dict__.setdefault("given", set())
+        if option_string and self.dest in given:
+            raise argparse.ArgumentError(self, "is given twice; give it once")
+        given.add(self.dest)
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
     """One that raises, so that a wrong command line can be reported as JSON too."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def _print_outcome(outcome: Outcome, console: Console) -> None:
-    if console.as_json:
-        print(json.dumps(outcome.data, indent=2, ensure_ascii=False))
-    elif outcome.text:
-        print(outcome.text)
-    sys.stdout.flush()
+    try:
+        if console.as_json:
+            _print_json(outcome.data, indent=2)
+        elif outcome.text:
+            write_line(sys.stdout, outcome.text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _let_go_of_output()
+        raise OutputError(f"what was done cannot be printed ({error.strerror}); free some space") from error
+
+
+def _print_json(data: Mapping[str, Any], indent: int | None = None) -> None:
+    """One JSON object, in plain ASCII where the stream, or whoever reads it, could not take it otherwise."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=indent)
+    write_line(sys.stdout, text)
+
+
+def _let_go_of_output() -> None:
+    """Python would complain once more when it flushes at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(console: Console, kind: str, message: str, code: int) -> int:
@@ -148,10 +214,18 @@ def _fail(console: Console, kind: str, message: str, code: int) -> int:
         message += f"; kept: {', '.join(kept)}" if kept else f"; {rest}"
     elif kept:
         message += f" (kept: {', '.join(kept)})"
+    message = _one_line(message)
     console.say(f"hyperdream: {message}")
     if console.as_json:
-        print(json.dumps({"error": kind, "message": message, "kept": kept, "exit_code": code}, ensure_ascii=False))
+        _print_json({"error": kind, "message": message, "kept": kept, "exit_code": code})
     return code
+
+
+def _one_line(text: str) -> str:
+    """A message that quotes a stranger's text as one line, short enough to be read, without terminal commands."""
+    if len(text) > _LONGEST_MESSAGE:
+        text = f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
+    return "".join(one if one.isprintable() or "\ud800" <= one <= "\udfff" else ascii(one)[1:-1] for one in text)
 
 
 def _version() -> str:

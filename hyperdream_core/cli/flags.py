@@ -11,6 +11,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+from ..bundled import SHIPPED
 from ..config import field_help
 
 Config = TypeVar("Config")
@@ -71,6 +72,23 @@ def given_values(cls: type, arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+_WRITTEN = ("out", "work", "checkpoint")
+"""Flags that name what is written; whatever else names a file or a folder is read."""
+_MAYBE_FILES = ("base", "predictor")
+"""Flags that may name a file, or something that comes with HyperDream."""
+
+
+def files_read(arguments: argparse.Namespace) -> tuple[Path, ...]:
+    """The files and folders that a command line names to be read, as far as they are there."""
+    found: list[Path] = []
+    for name, value in vars(arguments).items():
+        if name in _MAYBE_FILES and value not in (None, "none", SHIPPED):
+            value = Path(value)
+        if name not in _WRITTEN:
+            found += [one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, Path)]
+    return tuple(found)
+
+
 def _destination(cls: type, field: str) -> str:
     # Two configurations of one command may have a field of the same name.
     return f"{cls.__name__}.{field}"
@@ -104,14 +122,21 @@ def finite_number(text: str) -> float:
     return value
 
 
+def place(text: str) -> Path:
+    """A file or folder that can be named."""
+    if not text or "\0" in text:
+        raise ValueError
+    return Path(text)
+
+
 # argparse puts the function's name into its message.
-whole_number.__name__, finite_number.__name__ = "whole number", "number"
+whole_number.__name__, finite_number.__name__, place.__name__ = "whole number", "number", "path"
 
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     int: (whole_number, "N"),
     float: (finite_number, "X"),
     str: (str, "TEXT"),
-    Path: (Path, "PATH"),
+    Path: (place, "PATH"),
 }
 
 

@@ -72,6 +72,20 @@ class Prompts:
         except PromptError as error:
             raise PromptError(f"{error}: --insert-identifier") from error
 
+    def syntax_notes(self, family: str) -> list[str]:
+        """What to say of other programs' prompt syntax, which the text encoder takes literally."""
+        from ..miniature.companions import companions_of
+        from ..pipelines.prompts import foreign_syntax
+
+        # Where the words are on record, such words are refused.
+        found = [] if companions_of(family).unknown_words is not None else foreign_syntax(self.texts)
+        if not found:
+            return []
+        return [
+            f"the prompts hold {', '.join(map(repr, found))}, which other programs take for weights or breaks; here it "
+            "is read as plain text. Leave it out, or draw in ComfyUI or the web UI, where such prompts act"
+        ]
+
     def check_words(self, prompts: Sequence[str], identifier: str, family: str) -> None:
         """Refuse words that the base was never taught, where its vocabulary is on record.
 

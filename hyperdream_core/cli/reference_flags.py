@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .console import Console
-from .flags import add_config_flags, config_from_flags, given_values
+from .flags import add_config_flags, config_from_flags, given_values, place
 
 if TYPE_CHECKING:
     from ..faces.prepare import PrepareConfig
@@ -26,12 +26,12 @@ def add_reference_flags(parser: argparse.ArgumentParser) -> None:
     """The pictures of the subject, and how their faces are found."""
     from ..faces.prepare import PrepareConfig
 
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=Path, help="photographs of one subject")
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", type=place, help="photographs of one subject")
     group = parser.add_argument_group("faces")
     add_config_flags(group, PrepareConfig)
     group.add_argument(
         "--recognizer",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="ArcFace, AuraFace or SFace in ONNX, or a folder of insightface's packs, to measure likeness with",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -40,6 +41,22 @@ def check_name(name: str) -> str:
     if problem:
         raise ConfigError(f"{name[:120]!r} cannot be a name: {problem}. Use letters, digits, spaces, '-' and '_'.")
     return name
+
+
+def plain_name(text: str) -> str:
+    """A name that every system takes, made of any text, such as the name of a picture; a sound one is as it was.
+
+    One that must be cut ends in a digest, so that two long texts do not become one name.
+    """
+    name = "".join(one if one.isprintable() and not _FORBIDDEN.match(one) else "-" for one in text).strip(" .")
+    if len(name.encode("utf-8")) > LONGEST_NAME:
+        mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+        name = f"{name.encode('utf-8')[: LONGEST_NAME - 7].decode('utf-8', 'ignore').rstrip(' .')}-{mark}"
+    if name.lower().endswith(SUFFIX):
+        name = name[: -len(SUFFIX)].strip(" .")
+    if reserved := _RESERVED.fullmatch(name):
+        name = f"{reserved[1]}-{reserved[2] or ''}"
+    return name or "unnamed"
 
 
 def free_file(folder: Path, name: str) -> Path:

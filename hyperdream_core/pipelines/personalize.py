@@ -15,14 +15,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..bases import BaseFamily
 from ..config import config_to_json
 from ..errors import Cancelled, ConfigError
 from ..faces.prepared_faces import Faces
+from ..formats.file_names import check_name
 from ..formats.identity_file import write_identity
 from ..identity import Identity
 from ..pictures.files import save_image
 from ..pictures.grid import labelled_grid
 from .base import Base
+from .before_work import bytes_of_identity, bytes_of_pictures, check_prompts, check_texts, check_words
 from .companions import Companions
 from .drawing.draw import DrawConfig, draw
 from .drawing.subjects import Subject, Subjects
@@ -71,8 +74,26 @@ class PersonalizeConfig:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ConfigError("prompts is empty, expected at least one; say what to draw, such as 'a [V] face'")
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise ConfigError(f"name must be a plain file name without a folder, got {self.name!r}")
+        check_name(self.name)
+        check_texts(prompts=self.prompts, captions=self.captions or (), negative_prompt=self.draw.negative_prompt)
+        check_words(self.predict.identifier, self.predict.class_noun)
+
+    def file_names(self) -> list[str]:
+        """What will be written."""
+        ends = (".safetensors", "-lora.safetensors", "-report.json", "-grid.png")
+        return [self.name + end for end in ends] + [self.picture_name(n + 1) for n in range(len(self.prompts))]
+
+    def picture_name(self, number: int) -> str:
+        """Of a prompt, counted from 1."""
+        return f"{self.name}-{number:02}.png"
+
+    def bytes_written(self, family: BaseFamily) -> int:
+        """About how much it will be, at the most."""
+        side = self.draw.size or family.picture_size
+        # A prediction of rank 16 would be large, and its own is known only when it is there.
+        identity = bytes_of_identity(family, self.polish.target_set, self.polish.rank + 16)
+        # The grid has a cell of 256 px for each of four columns.
+        return identity + bytes_of_pictures(len(self.prompts), side) + bytes_of_pictures(4 * len(self.prompts), 300)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +193,7 @@ class _Job:
         missing: Literal["insert", "refuse"] = "insert" if self.config.insert_identifier else "refuse"
         for prompt in self.config.prompts:
             self.prompts.append(insert_identifier(prompt, words.identifier, words.class_noun, missing))
+        self.notes += check_prompts(self.base, self.prompts, words.identifier)
         fingerprint = getattr(self.base, "fingerprint", None)
         trained_on = predictor.fingerprint if predictor is not None else ""
         if trained_on and fingerprint is not None and fingerprint() != trained_on:
@@ -220,7 +242,7 @@ class _Job:
         for number, (prompt, picture) in enumerate(zip(self.prompts, self.pictures, strict=True), start=1):
             texts = {"prompt": prompt, "seed": str(config.seed + number - 1), "Software": "HyperDream"}
             self.results.keep(
-                f"{self.config.name}-{number:02}.png",
+                self.config.picture_name(number),
                 lambda path, picture=picture, texts=texts: save_image(path, picture, texts),  # type: ignore[misc]
             )
         self._lay_out(drawn)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from ..errors import ConfigError, PromptError
 
 PLACEHOLDER = "[V]"
+_SYNTAX = re.compile(
+    r"<\w{1,20}:[^<>]{1,100}>"  # networks
+    r"|\(+[^()\[\]]{1,60}:\s*[0-9.]{1,9}\s*\)+"  # (word:1.2)
+    r"|\({2,9}[^()\[\]]{1,60}\){2,9}"  # ((word))
+    r"|\[[^()\[\]]{1,60}\]"  # [word], [from:to:when]
+    r"|\b(?:BREAK|AND)\b"
+)
+_LONGEST = 5000
+"""characters of a prompt that are looked at"""
 
 
 def insert_identifier(
@@ -60,6 +70,13 @@ def _with_identifier(prompt: str, identifier: str, class_noun: str) -> str:
     if count:
         return named
     return f"a {identifier} {class_noun}, {prompt.strip()}" if prompt.strip() else f"a {identifier} {class_noun}"
+
+
+def foreign_syntax(prompts: Iterable[str], most: int = 5) -> list[str]:
+    """Pieces of prompts that Automatic1111, ComfyUI or others would not read as words, each once, the first few."""
+    found = (match[0] for prompt in prompts for match in _SYNTAX.finditer(prompt[:_LONGEST]))
+    # The identifier's own place is ours.
+    return [piece for piece in dict.fromkeys(found) if piece.lower() != PLACEHOLDER.lower()][:most]
 
 
 def captions_of_lines(caption: str, pictures: int) -> tuple[str, ...]:

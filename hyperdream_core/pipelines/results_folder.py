@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..whole_file import write_whole
+from ..formats.file_names import plain_name
+from ..whole_file import remove_left_behind, write_whole
+from .before_work import check_folder, check_output, check_outputs
 
 
 @dataclass
@@ -20,53 +22,60 @@ class ResultsFolder:
     path: Path
     written: list[Path] = field(default_factory=list)
     """what there is so far, in order"""
+    inputs: tuple[Path, ...] = ()
+    """what the job reads, which no result may replace"""
     _rescue: Path | None = None
     _problems: list[str] = field(default_factory=list)
+    _lost: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path | str) -> ResultsFolder:
-        """Make the folder and see that it can be written.
+    def open(
+        cls, path: Path | str, names: Iterable[str] = (), inputs: Iterable[Path] = (), room: int = 0
+    ) -> ResultsFolder:
+        """See that results can be written to a folder; it is made when the first of them is there.
+
+        Args:
+            path: of the folder.
+            names: of the results, as far as they are known by now.
+            inputs: files and folders that the job reads.
+            room: bytes that will be written, about.
 
         Raises:
-            OutputError: it cannot.
+            OutputError: they cannot, or one of them would replace an input.
         """
-        path = Path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path) as file:
-                file.write(b"1")
-                file.flush()
-        except OSError as error:
-            raise OutputError(
-                f"{path}: cannot be written ({error.strerror or error}), but the results belong there; choose another "
-                "folder, or free some space"
-            ) from error
-        return cls(path)
+        results = cls(Path(path), inputs=tuple(inputs))
+        results.check(names, room)
+        remove_left_behind(results.path)
+        return results
+
+    def check(self, names: Iterable[str] = (), room: int = 0) -> None:
+        """The same of results that have become known since.
+
+        Raises:
+            OutputError: as `open`.
+        """
+        check_folder(self.path, room)
+        check_outputs([self.path / name for name in names], self.inputs)
 
     def keep(self, name: str, write: Callable[[Path], Any]) -> Path:
         """Write one result by `write(path)`, in the temporary folder if it cannot be written here.
 
-        Returns:
-            Where it is.
+        What can be written nowhere is remembered for `close`, so that the other results are kept.
 
-        Raises:
-            OutputError: it could be written in neither.
+        Returns:
+            Where it is, or should be.
         """
+        path = self.path / name
         try:
-            write(self.path / name)
-            self.written.append(self.path / name)
+            check_output(path, self.inputs)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write(path)
         except (OutputError, OSError) as error:
-            if self._rescue is None:
-                self._rescue = Path(tempfile.mkdtemp(prefix="hyperdream-"))
             self._problems.append(str(error))
-            try:
-                write(self._rescue / name)
-            except OSError as second:
-                raise OutputError(
-                    f"{self.path / name}: cannot be written, nor can {self._rescue / name} ({second}); free some space"
-                ) from second
-            self.written.append(self._rescue / name)
-        return self.written[-1]
+            path = self._kept_elsewhere(name, write) or path
+        else:
+            self.written.append(path)
+        return path
 
     def keep_json(self, name: str, data: Mapping[str, Any]) -> Path:
         """Write a report, whole or not at all."""
@@ -77,10 +86,30 @@ class ResultsFolder:
         return self.keep(name, lambda path: write_whole(path, text))
 
     def close(self) -> None:
-        """Say so if anything had to go to the temporary folder.
+        """Say so if anything had to go to the temporary folder, or could be written nowhere.
 
         Raises:
             OutputError: it had; says why, and where the results are.
         """
+        if self._lost:
+            lost, rest = ", ".join(self._lost), f"; the rest is in {self._rescue}" if self._rescue else ""
+            raise OutputError(
+                f"{lost} could be written neither to {self.path} nor to a temporary folder, and cannot be kept "
+                f"({self._problems[0]}){rest}; free some space"
+            )
         if self._rescue is not None:
             raise OutputError(f"{self._problems[0]}; what could not be written there is in {self._rescue}")
+
+    def _kept_elsewhere(self, name: str, write: Callable[[Path], Any]) -> Path | None:
+        """The result in the temporary folder, under a name that every system takes; None if it is lost."""
+        try:
+            rescue = self._rescue or Path(tempfile.mkdtemp(prefix="hyperdream-"))
+            path = rescue / (plain_name(Path(name).stem) + Path(name).suffix[:20])
+            write(path)
+        except (OutputError, OSError) as error:
+            self._problems.append(str(error))
+            self._lost.append(name)
+            return None
+        self._rescue = rescue
+        self.written.append(path)
+        return path

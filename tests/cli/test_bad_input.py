@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
 
 def test_an_export_never_replaces_its_identity(refused: Callable, identity: Path) -> None:
     before = identity.read_bytes()
-    assert "is the identity itself" in refused("export", identity, "--out", identity)
+    assert "is what is read here" in refused("export", identity, "--out", identity)
     assert identity.read_bytes() == before
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..base_flags import BaseChoice, add_base_flags
 from ..console import Console, Outcome
-from ..flags import add_config_flags, config_from_flags, whole_number
+from ..flags import add_config_flags, config_from_flags, place, whole_number
 from ..prompt_flags import Prompts, add_prompt_flags
 
 if TYPE_CHECKING:
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from ...pipelines.drawing.subjects import OneAdapter
 
 
+_MOST_OF_A_PROMPT = 1000
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `draw`."""
     from ...pipelines.drawing.draw import DrawConfig
 
     parser.add_argument(
-        "--identity", type=Path, metavar="FILE", help="identity or LoRA of the subject (default: the base alone)"
+        "--identity", type=place, metavar="FILE", help="identity or LoRA of the subject (default: the base alone)"
     )
     parser.add_argument(
         "--identifier",
@@ -35,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--neutral",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="identity predicted from a plain grey picture, which guidance 'reference-null' leads away from",
     )
@@ -45,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_base_flags(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder to write to (default: pictures)"
+        "--out", type=place, default=Path("pictures"), metavar="DIR", help="folder to write to (default: pictures)"
     )
     add_config_flags(parser, DrawConfig)
 
@@ -68,8 +71,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     from ...pipelines.drawing.draw import DrawConfig
 
     config = config_from_flags(DrawConfig, arguments)
-    if arguments.count < 1:
-        raise ConfigError(f"count must be 1 or more, got {arguments.count}")
+    if not 1 <= arguments.count <= _MOST_OF_A_PROMPT:
+        raise ConfigError(f"count must lie in 1..{_MOST_OF_A_PROMPT}, got {arguments.count}; draw the rest with --seed")
     job = _Job(
         identity=arguments.identity,
         identifier=arguments.identifier,
@@ -85,28 +88,33 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def _draw(job: _Job, console: Console) -> Outcome:
     from ...pictures.files import save_image
+    from ...pipelines.before_work import bytes_of_pictures, check_prompts, check_texts
     from ...pipelines.drawing.draw import draw
     from ...pipelines.drawing.subjects import Subject
 
     results = console.open_results(job.out)
-    family = job.base.family.name if job.identity or job.neutral else None
-    found = _read_adapter(job.identity, family, job.identifier, console)
-    neutral = _read_adapter(job.neutral, family, "", console).adapter
+    check_texts(prompt=job.prompts.texts, identifier=job.identifier, negative_prompt=job.config.negative_prompt)
+    family = job.base.family
+    found = _read_adapter(job.identity, family.name, job.identifier, console)
+    neutral = _read_adapter(job.neutral, family.name, "", console).adapter
     subject = None
     if found.adapter is not None and not found.is_called:
         console.note([_about_trigger(job.prompts.texts, found.identifier)])
     if found.adapter is not None:
         subject = Subject(adapter=found.adapter, identifier=found.identifier, neutral=neutral)
     prompts = job.prompts.resolved(found.identifier, found.class_noun, needs_subject=found.is_called)
+    job.prompts.check_words(prompts, found.identifier, family.name)
+    names = [f"{number:02d}-{_file_name(prompt)}.png" for number, prompt in enumerate(_each(prompts, job.count), 1)]
+    results.check(names, bytes_of_pictures(len(names), job.config.size or family.picture_size))
     base = job.base.load()
-    job.prompts.check_words(prompts, found.identifier, base.family.name)
-    prompts = [prompt for prompt in prompts for _ in range(job.count)]
+    word = found.identifier if found.is_called else ""
+    console.note([*job.prompts.syntax_notes(family.name), *check_prompts(base, prompts, word)])
+    prompts = _each(prompts, job.count)
     with console.progress("drawing") as progress:
         pictures = draw(base, prompts, subject, job.config, progress).cpu()
     made = []
-    for index, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+    for index, (name, prompt, picture) in enumerate(zip(names, prompts, pictures, strict=True)):
         facts = {"prompt": prompt, "seed": str(job.config.seed + index)}
-        name = f"{index + 1:02d}-{_file_name(prompt)}.png"
         path = results.keep(name, partial(save_image, image=picture, texts=facts))
         made.append({"file": str(path), "prompt": prompt, "seed": job.config.seed + index})
     results.close()
@@ -176,6 +184,10 @@ def _about_trigger(prompts: Sequence[str], phrase: str) -> str:
                 "place; name it with --identifier, or write the prompt without it"
             )
     return "the LoRA states no trigger word; the prompts are drawn as they are written"
+
+
+def _each(prompts: Sequence[str], count: int) -> list[str]:
+    return [prompt for prompt in prompts for _ in range(count)]
 
 
 def _file_name(prompt: str) -> str:

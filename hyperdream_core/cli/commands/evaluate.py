@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...bundled import SHIPPED
 from ..console import Console, Outcome
-from ..flags import add_config_flags, config_from_flags, given_values
 from ..threads import use_threads_for
+from ..flags import add_config_flags, config_from_flags, given_values, place
 
 if TYPE_CHECKING:
     pass
@@ -21,10 +20,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     from ...miniature.trial.config import TrialConfig
 
     parser.add_argument(
-        "--weights", type=Path, metavar="DIR", help="folder of base, hypernetwork and judges (default: the shipped one)"
+        "--weights",
+        type=place,
+        metavar="DIR",
+        help="folder of base, predictor and judges (default: the shipped one)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write table.md and figures.json to this folder, and keep finished rows"
+        "--out",
+        type=place,
+        metavar="DIR",
+        help="write table.md and figures.json to this folder; keep finished rows",
     )
     parser.add_argument(
         "--sweep",
@@ -48,7 +53,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     if arguments.sweep is not None:
         return _sweep(arguments, console)
     config = config_from_flags(TrialConfig, arguments)
-    results = console.open_results(arguments.out) if arguments.out else None
+    results = console.open_results(arguments.out, ["table.md", "figures.json"]) if arguments.out else None
     if arguments.out:
         console.on_stop = f"finished rows are kept in {arguments.out}; the same command goes on from there"
     with console.progress("evaluating", "method") as progress:
@@ -71,7 +76,7 @@ def _sweep(arguments: argparse.Namespace, console: Console) -> Outcome:
     if arguments.out is None:
         raise ConfigError("a sweep takes long and makes a picture, and there is no folder for them; add --out DIR")
     config = config_from_flags(TrialConfig, arguments, **_methods(arguments, SWEEP_METHODS))
-    results = console.open_results(arguments.out)
+    results = console.open_results(arguments.out, ["sweep.md", "sweep.json", "sweep.png"])
     console.on_stop = f"finished points are kept in {arguments.out}; the same command goes on from there"
     with console.progress("sweeping", "point") as progress:
         report = sweep(config, arguments.sweep, progress, arguments.weights, arguments.out)

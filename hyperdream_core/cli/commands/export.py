@@ -6,32 +6,29 @@ import argparse
 from pathlib import Path
 
 from ..console import Console, Outcome
-from ..flags import add_config_flags, config_from_flags
+from ..flags import add_config_flags, config_from_flags, place
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `export`."""
     from ...pipelines.export import ExportConfig
 
-    parser.add_argument("identity", metavar="IDENTITY", type=Path, help="identity file")
+    parser.add_argument("identity", metavar="IDENTITY", type=place, help="identity file")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="LoRA file to write (default: NAME-lora.safetensors beside it)"
+        "--out", type=place, metavar="FILE", help="LoRA file to write (default: NAME-lora.safetensors beside it)"
     )
-    parser.add_argument("--preview", type=Path, metavar="PICTURE", help="picture to show in LoRA browsers")
+    parser.add_argument("--preview", type=place, metavar="PICTURE", help="picture to show in LoRA browsers")
     add_config_flags(parser, ExportConfig)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     """An identity file to a LoRA file."""
-    from ...errors import OutputError
     from ...formats.identity_file import read_identity
     from ...pipelines.export import ExportConfig, export_lora
 
     config = config_from_flags(ExportConfig, arguments)
     out: Path = arguments.out or arguments.identity.with_name(f"{arguments.identity.stem}-lora.safetensors")
-    if out.exists() and out.samefile(arguments.identity):
-        raise OutputError(f"{out}: is the identity itself, which the LoRA would replace; name another file with --out")
-    results = console.open_results(out.parent)
+    results = console.open_results(out.parent, [out.name])
     identity = read_identity(arguments.identity)
     thumbnail = _thumbnail(arguments.preview) if arguments.preview else ""
     path = results.keep(out.name, lambda path: export_lora(identity, path, config, thumbnail))

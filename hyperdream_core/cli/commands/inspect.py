@@ -9,11 +9,12 @@ from typing import Any
 
 from ...errors import FileFormatError, HyperDreamError
 from ..console import Console, Outcome
+from ..flags import place
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `inspect`."""
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="file or diffusers folder")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=place, help="file or diffusers folder")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Outcome:

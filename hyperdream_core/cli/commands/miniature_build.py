@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import Console, Outcome
-from ..flags import add_config_flags, given_values
+from ..flags import add_config_flags, given_values, place
 
 if TYPE_CHECKING:
     from ...miniature.recipe.materials import RecipeConfig
@@ -19,13 +19,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     from ...miniature.recipe.materials import RecipeConfig
 
     parser.add_argument(
-        "--work", type=Path, default=Path("miniature-work"), metavar="DIR",
+        "--work", type=place, default=Path("miniature-work"), metavar="DIR",
         help="folder of corpora and checkpoints; the same one goes on where it stopped (default: miniature-work)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, default=Path("miniature"), metavar="DIR", help="folder of the weights (default: miniature)"
+        "--out", type=place, default=Path("miniature"), metavar="DIR", help="folder of the weights (default: miniature)"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON with any of the recipe's settings")
+    parser.add_argument("--config", type=place, metavar="FILE", help="JSON with any of the recipe's settings")
     parser.add_argument("--quick", action="store_true", help="toy sizes: the whole recipe in a minute, to see it run")
     add_config_flags(parser, RecipeConfig)
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
     for folder in (arguments.work, arguments.out):
-        console.open_results(folder)
+        console.open_results(folder, [])
     console.on_stop = (
         f"finished stages and checkpoints are kept in {arguments.work}; the same command goes on from there"
     )

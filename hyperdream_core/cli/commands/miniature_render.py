@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import Console, Outcome
-from ..flags import finite_number, whole_number
+from ..flags import finite_number, place, whole_number
 
 if TYPE_CHECKING:
     from ...miniature.world.captions import Context
@@ -25,6 +25,7 @@ _VIEW = {
     "occlusion": (0.0, 1.0, "share of the face hidden from below, 0 to 1"),
 }
 """Dials of the view: lowest and highest value, and what they say."""
+_LIMITS = {"people": (1, 10_000), "contexts": (1, 1000), "size": (32, 2048), "seed": (0, 2**40)}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for name, (_, _, text) in _VIEW.items():
         parser.add_argument(f"--{name}", type=finite_number, metavar="X", help=f"{text} (default: slightly varied)")
     parser.add_argument(
-        "--out", type=Path, default=Path("portraits"), metavar="DIR", help="folder to write to (default: portraits)"
+        "--out", type=place, default=Path("portraits"), metavar="DIR", help="folder to write to (default: portraits)"
     )
 
 
@@ -60,13 +61,18 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     from ...miniature.world.portrait import render_people
     from ...miniature.world.view import random_view
     from ...pictures.files import save_image
+    from ...pipelines.before_work import bytes_of_pictures
 
-    for name, least in (("people", 1), ("contexts", 1), ("size", 32), ("seed", 0)):
-        if getattr(arguments, name) < least:
-            raise ConfigError(f"{name} must be {least} or more, got {getattr(arguments, name)}")
-    results = console.open_results(arguments.out)
-    generator = torch.Generator().manual_seed(arguments.seed)
+    for name, (least, most) in _LIMITS.items():
+        if not least <= getattr(arguments, name) <= most:
+            raise ConfigError(f"{name} must lie in {least}..{most}, got {getattr(arguments, name)}")
     total = arguments.people * arguments.contexts
+    names = [
+        f"{arguments.noun}-{row // arguments.contexts + 1:04d}-{row % arguments.contexts + 1}.png"
+        for row in range(total)
+    ]
+    results = console.open_results(arguments.out, names, bytes_of_pictures(total, arguments.size))
+    generator = torch.Generator().manual_seed(arguments.seed)
     subjects: Any = (random_people if arguments.noun == "face" else random_pets)(arguments.people, generator)
     context = _context(arguments, total, generator)
     view = _view(arguments, random_view(total, generator))
@@ -79,9 +85,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
             one = torch.tensor([row])
             seen = type(view)(**{name: value[one] for name, value in vars(view).items()})
             picture = paint(subjects[one // arguments.contexts], context[one], seen, arguments.size)[0]
-            name = f"{arguments.noun}-{row // arguments.contexts + 1:04d}-{row % arguments.contexts + 1}.png"
             facts = {"caption": captions[row], "seed": str(arguments.seed)}
-            path = results.keep(name, partial(save_image, image=picture, texts=facts))
+            path = results.keep(names[row], partial(save_image, image=picture, texts=facts))
             made.append({"file": str(path), "caption": captions[row]})
         progress(total, total)
     results.close()

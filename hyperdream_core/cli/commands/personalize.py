@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..base_flags import BaseChoice, add_base_flags, add_caption_flag, captions_of
 from ..console import Console, Outcome
-from ..flags import add_config_flags, config_from_flags, whole_number
+from ..flags import add_config_flags, config_from_flags, place, whole_number
 from ..prompt_flags import Prompts, add_prompt_flags
 from ..reference_flags import References, add_reference_flags
 
@@ -50,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="TEXT", help="what the files are called (default: as the first picture)")
     parser.add_argument(
-        "--out", type=Path, default=Path("personalized"), metavar="DIR", help="results (default: personalized)"
+        "--out", type=place, default=Path("personalized"), metavar="DIR", help="results (default: personalized)"
     )
     add_config_flags(parser.add_argument_group("prediction"), PredictConfig)
     add_config_flags(parser.add_argument_group("polishing"), PolishConfig, _POLISH_FLAGS, _POLISH_SKIPPED)
@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
+    from ...formats.file_names import check_name, plain_name
     from ...pipelines.drawing.draw import DrawConfig
     from ...pipelines.export import ExportConfig
     from ...pipelines.personalize import PersonalizeConfig
@@ -93,7 +94,7 @@ def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
     predict = config_from_flags(PredictConfig, arguments)
     words = {"identifier": predict.identifier, "class_noun": predict.class_noun}
     return PersonalizeConfig(
-        name=arguments.pictures[0].stem if arguments.name is None else arguments.name,
+        name=plain_name(arguments.pictures[0].stem) if arguments.name is None else check_name(arguments.name),
         predict=predict,
         polish=config_from_flags(PolishConfig, arguments, seed=arguments.seed, **words),
         draw=config_from_flags(DrawConfig, arguments, seed=arguments.seed),
@@ -103,15 +104,19 @@ def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
 
 def _personalize(job: _Job, console: Console) -> Outcome:
     from ...miniature.companions import companions_of
+    from ...pipelines.before_work import check_texts
     from ...pipelines.personalize import Onlookers, personalize
 
     config, words = job.config, job.config.predict
     prompts = job.prompts.resolved(words.identifier, words.class_noun)
     config = replace(config, prompts=tuple(prompts))
-    results = console.open_results(job.out)
+    check_texts(caption=job.captions)
+    results = console.open_results(job.out, config.file_names())
     pictures = job.references.read()
     family = job.base.family
+    results.check(room=config.bytes_written(family))
     job.prompts.check_words(prompts, words.identifier, family.name)
+    console.note(job.prompts.syntax_notes(family.name))
     faces = job.references.prepare(console, pictures, family.name, words.class_noun)
     base = job.base.load()
     predictor = _predictor(job.predictor, base, console)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base_flags import BaseChoice, add_base_flags, add_caption_flag, add_out_flag, captions_of
 from ..console import Console, Outcome, identity_outcome
-from ..flags import add_config_flags, config_from_flags, whole_number
+from ..flags import add_config_flags, config_from_flags, place, whole_number
 from ..reference_flags import References, add_reference_flags
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     add_reference_flags(parser)
     add_caption_flag(parser)
-    parser.add_argument("--start", type=Path, metavar="IDENTITY", help="prediction to polish (default: from scratch)")
+    parser.add_argument("--start", type=place, metavar="IDENTITY", help="prediction to polish (default: from scratch)")
     parser.add_argument(
         "--size",
         type=whole_number,
@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="side of the pictures, px (default: 0, the base's own)",
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to this file, and go on from it")
+    parser.add_argument("--checkpoint", type=place, metavar="FILE", help="save to this file, and go on from it")
     add_base_flags(parser)
     add_out_flag(parser, "identity.safetensors")
     add_config_flags(parser, PolishConfig)
@@ -68,12 +68,20 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
 def _polish(job: _Job, console: Console) -> Outcome:
     from ...formats.identity_file import read_identity, write_identity
     from ...miniature.companions import companions_of
+    from ...pipelines.before_work import bytes_of_identity, check_outputs
     from ...pipelines.polishing.polish import polish
+    from ...pipelines.polishing.polish_checkpoint import PolishCheckpoint
 
-    results = console.open_results(job.out.parent)
+    results = console.open_results(job.out.parent, [job.out.name])
+    if job.checkpoint is not None:
+        check_outputs([job.out, job.checkpoint], console.inputs)
+        PolishCheckpoint.check_file(job.checkpoint)
     pictures = job.references.read()
     start = read_identity(job.start) if job.start else None
     family = job.base.family
+    rank = job.config.rank + (start.rank if start else 0)
+    size = bytes_of_identity(family, job.config.target_set, rank)
+    results.check(room=5 * size if job.checkpoint else size)
     noun = start.class_noun if start else job.config.class_noun
     faces = job.references.prepare(console, pictures, family.name, noun)
     base = job.base.load()

@@ -47,7 +47,7 @@ def predict(
     from ...formats.identity_file import write_identity
     from ...pipelines.predictors.predictor import open_predictor
 
-    results = console.open_results(out.parent)
+    results = console.open_results(out.parent, [out.name])
     pictures = references.read()
     place = device_named(device)
     predictor = open_predictor(source, place)

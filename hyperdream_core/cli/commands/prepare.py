@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import Console, Outcome
-from ..flags import whole_number
+from ..flags import place, whole_number
 from ..reference_flags import References, add_reference_flags
 
 
@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--size", type=whole_number, default=512, metavar="N", help="side of the crops, px (default: 512)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("prepared"), metavar="DIR", help="crops and previews (default: prepared)"
+        "--out", type=place, default=Path("prepared"), metavar="DIR", help="crops and previews (default: prepared)"
     )
 
 
@@ -30,13 +30,16 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def prepare(console: Console, references: References, size: int, out: Path) -> Outcome:
     """Crops of `size` px, numbered previews and a report, in a folder."""
+    from ...formats.file_names import plain_name
     from ...pictures.files import save_image
+    from ...pipelines.before_work import bytes_of_pictures
 
-    results = console.open_results(out)
+    stems = [f"{number:02d}-{plain_name(path.stem)}" for number, path in enumerate(references.paths, start=1)]
+    names = [f"{stem}-{what}.png" for stem in stems for what in ("face", "preview")]
+    results = console.open_results(out, names, bytes_of_pictures(len(names), max(size, 512)))
     prepared = references.prepare(console, references.read(), "", "face", size).prepared
     report = prepared.report()
-    for number, (one, entry) in enumerate(zip(prepared.pictures, report["pictures"], strict=True), start=1):
-        stem = f"{number:02d}-{Path(one.picture.name).stem}"
+    for stem, one, entry in zip(stems, prepared.pictures, report["pictures"], strict=True):
         if one.crop is not None:
             entry["crop"] = str(results.keep(f"{stem}-face.png", partial(save_image, image=one.crop)))
         entry["preview"] = str(results.keep(f"{stem}-preview.png", partial(save_image, image=one.preview())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from ...ops.lowrank import LoraPair
 from ...ops.noise import NoiseProcess
 from ..base import Conditioning
 
+_TOKENS = 77
 _PIXELS_AT_ONCE = 4 * 512 * 512
 """The VAE sees pictures in portions of this many px: its activations are the largest of all."""
 
@@ -48,6 +50,18 @@ class DiffusersBase:
     def modules(self) -> tuple[nn.Module, ...]:
         return (self.unet, self.vae, *self.text_encoders)
 
+    def cut_off(self, prompt: str) -> str:
+        """The end of a prompt that is beyond CLIP's 77 tokens, which `encode_prompt` leaves out; empty if it fits."""
+
+        def fits(length: int) -> bool:
+            texts = [tokenizer(prompt[:length], truncation=False, verbose=False) for tokenizer in self.tokenizers]
+            return all(len(text.input_ids) <= _TOKENS for text in texts)
+
+        if fits(len(prompt)):
+            return ""
+        # Not every release of the tokenizers tells where a token's characters are.
+        return prompt[bisect.bisect_left(range(len(prompt)), True, key=lambda length: not fits(length)) - 1 :]
+
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts as (b, 77, d); what is beyond CLIP's 77 tokens is cut off, as everywhere."""
         # The tokenizers as well: what they are told about lengths is kept in them.
@@ -58,7 +72,7 @@ class DiffusersBase:
         states, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             ids = tokenizer(
-                list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+                list(prompts), padding="max_length", max_length=_TOKENS, truncation=True, return_tensors="pt"
             ).input_ids
             output = encoder(ids.to(self.device), output_hidden_states=len(self.text_encoders) > 1)
             if len(self.text_encoders) == 1:

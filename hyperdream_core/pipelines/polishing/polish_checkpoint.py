@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...config import config_to_json
-from ...errors import ConfigError
-from ...formats.container import read_container, write_container
+from ...errors import ConfigError, FileFormatError
+from ...formats.container import read_container, read_names, write_container
 from ...identity import Identity
 from .trainable_adapters import TrainableAdapters
 
@@ -77,6 +77,18 @@ class PolishCheckpoint:
                 tensors[f"best.{index}"] = run.best[index]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_container(self.path, _KIND, _VERSION, {"job": self.job}, tensors)
+
+    @staticmethod
+    def check_file(path: Path) -> None:
+        """Refuse a file that is there and is no checkpoint: it would be refused, or replaced, after the first steps.
+
+        Raises:
+            FileFormatError: it is something else.
+        """
+        if path.exists() and read_names(path)[0].get("kind") != _KIND:
+            raise FileFormatError(
+                path, "is no checkpoint of polishing, and saving one would replace it. Name another file."
+            )
 
     def is_begun(self) -> bool:
         """Whether there is a file, and it is of this very job.
