@@ -41,7 +41,18 @@ HEIGHT = {
 }
 FLOORS: dict[str, tuple[set[str], ...]] = {
     "hyperdream_core/pipelines": (
-        {"base", "progress", "prompts", "undivided", "results_folder", "scores", "export", "library", "companions"},
+        {
+            "base",
+            "progress",
+            "prompts",
+            "undivided",
+            "before_work",
+            "results_folder",
+            "scores",
+            "export",
+            "library",
+            "companions",
+        },
         {"describe", "diffusers", "drawing", "predictors", "training", "corpora"},
         {"polishing"},
         {"make_identity"},

@@ -47,6 +47,8 @@ def _run(words: Sequence[str], console: Console) -> int:
     # diffusers and transformers log what they find odd about our own sound files.
     logging.disable(logging.WARNING)
     try:
+        if any("\0" in word for word in words):
+            raise UsageError("a word of the command line holds a NUL character, which no name or text can hold")
         arguments = build_parser(words).parse_args(words)
         if arguments.run is None:
             arguments.parser.error("no command given")

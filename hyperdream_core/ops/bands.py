@@ -27,6 +27,10 @@ person's. On 16 people of the miniature polished for 40 steps: similarity 0.737 
 0.922 without. At equal dials only that half of the steps needs a third branch."""
 
 
+_LONGEST_SCHEDULE = 2000
+"""characters; it is read again and again while it is typed, and asked at every step"""
+
+
 @dataclass(frozen=True)
 class Bands:
     """A value that is constant over half-open bands."""
@@ -143,6 +147,11 @@ def parse_schedule(text: str) -> dict[str, Schedule]:
     Raises:
         ConfigError: not of that form, or with gaps or overlaps.
     """
+    if len(text) > _LONGEST_SCHEDULE:
+        raise ConfigError(
+            f"the schedule {text[:60]!r}... has {len(text):,} characters, expected {_LONGEST_SCHEDULE:,} or fewer; a "
+            "handful of bands or points is enough"
+        )
     schedules: dict[str, Schedule] = {}
     text = DEFAULT_SCHEDULE if text.strip() == "default" else text
     for part in filter(None, (part.strip() for part in text.split(";"))):
@@ -156,7 +165,7 @@ def parse_schedule(text: str) -> dict[str, Schedule]:
 
 
 def _parse(part: str, text: str) -> Schedule:
-    number = r"(\d*\.?\d+)"
+    number = r"(\d+(?:\.\d+)?|\.\d+)"
     entries = [entry.strip() for entry in part.split(",")]
     bands = [re.fullmatch(rf"{number}\s*-\s*{number}\s*:\s*{number}", entry) for entry in entries]
     points = [re.fullmatch(rf"{number}\s*=\s*{number}", entry) for entry in entries]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,7 @@ from ..errors import BaseMismatchError, Cancelled, ConfigError
 from ..faces.prepared_faces import Faces
 from ..identity import Identity
 from .base import Base
+from .before_work import bytes_of_identity, check_folder, check_prompts, check_texts
 from .companions import Companions
 from .polishing.polish import STEPS_FROM_SCRATCH, PolishConfig, Watcher, polish
 from .predictors.predict import PredictConfig
@@ -75,6 +77,8 @@ class MadeIdentity:
     """of each stage"""
     cancelled: bool = False
     """stopped by the user; the identity is the best so far"""
+    notes: tuple[str, ...] = ()
+    """what is to be said of it"""
 
     @property
     def how(self) -> str:
@@ -127,6 +131,9 @@ def make_identity(
     try:
         with _timed(seconds, "polish"), watch.stage("polish") as progress, _out_of_memory(size, polishing):
             captions = _captions(base, faces, config, companions)
+            who = predicted or config.predict
+            prompts = [f"a {who.identifier} {who.class_noun}, {caption}" for caption in captions]
+            notes = tuple(check_prompts(base, prompts, who.identifier))
             result = polish(
                 base, faces.at(size), predicted, polishing, progress, captions=captions, watch=watch.polishing
             )
@@ -135,17 +142,31 @@ def make_identity(
             raise
         # Stopped between the prediction and the first step.
         return made(identity=predicted, cancelled=True)
-    return made(identity=result.identity, losses=result.losses, captions=captions, cancelled=result.cancelled)
+    return made(
+        identity=result.identity, losses=result.losses, captions=captions, cancelled=result.cancelled, notes=notes
+    )
 
 
 def check_job(
-    family: str, config: MakeIdentityConfig, predictor: Predictor | None, start: Identity | None = None
+    family: str,
+    config: MakeIdentityConfig,
+    predictor: Predictor | None,
+    start: Identity | None = None,
+    keep_in: Path | None = None,
 ) -> None:
-    """Refuse what would fail later on; costs nothing.
+    """Refuse what would fail later on; costs nothing. Every host calls this before it searches, loads or trains.
+
+    Args:
+        keep_in: folder that the identity will be written to, which need not be there yet.
 
     Raises:
         BaseMismatchError, ConfigError: as `make_identity`.
+        OutputError: the folder cannot be written, or the disk is too full.
     """
+    check_texts(caption=config.captions or ())
+    if keep_in is not None:
+        rank = config.polish.rank + (start.rank if start is not None else 0)
+        check_folder(keep_in, bytes_of_identity(get_base(family), config.polish.target_set, rank))
     if predictor is not None and predictor.family != family:
         raise BaseMismatchError(
             f"the predictor was trained for {predictor.family!r}, but the base is {family!r}; name a predictor for it, "

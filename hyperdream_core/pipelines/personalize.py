@@ -25,7 +25,7 @@ from ..identity import Identity
 from ..pictures.files import save_image
 from ..pictures.grid import labelled_grid
 from .base import Base
-from .before_work import bytes_of_identity, bytes_of_pictures, check_prompts, check_texts, check_words
+from .before_work import bytes_of_identity, bytes_of_pictures, check_prompts, check_texts
 from .companions import Companions
 from .drawing.draw import DrawConfig, draw
 from .drawing.subjects import Subject, Subjects
@@ -76,7 +76,6 @@ class PersonalizeConfig:
             raise ConfigError("prompts is empty, expected at least one; say what to draw, such as 'a [V] face'")
         check_name(self.name)
         check_texts(prompts=self.prompts, captions=self.captions or (), negative_prompt=self.draw.negative_prompt)
-        check_words(self.predict.identifier, self.predict.class_noun)
 
     def file_names(self) -> list[str]:
         """What will be written."""
@@ -206,6 +205,7 @@ class _Job:
         self.made = make_identity(self.base, self.faces, self.job, predictor, companions, self.watch)
         self.seconds |= self.made.seconds
         self.cancelled = self.made.cancelled
+        self.notes += self.made.notes
         if self.made.predicted is not None:
             self.adapters["predicted"] = self.made.predicted
         if self.made.identity is not self.made.predicted:

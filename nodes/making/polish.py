@@ -82,7 +82,7 @@ def polish(
         captions=captions_of_lines(caption, len(faces.used)) or None,
         size=options.size,
     )
-    check_job(family.name, config, None, start)
+    check_job(family.name, config, None, start, keep_in=folders.output_folder("hyperdream"))
     size = options.size or family.picture_size
     base = _base(loaded, family, size, _samples_at_once(polishing, start), options)
     watch = PolishWatch(base, loaded[2], faces, size, start or polishing, options.preview_every)

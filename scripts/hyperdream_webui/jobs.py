@@ -84,7 +84,7 @@ class Jobs:
         base = self.webui.loaded_base() if order.on == CHECKPOINT else shipped_bases.shipped_base(order.on)
         predictor, passed_over = self.predictor_for(base.family.name) if order.predict else (None, [])
         config = _config(order, base)
-        check_job(base.family.name, config, predictor)
+        check_job(base.family.name, config, predictor, keep_in=self.loras.folder_for(base.family.name))
         with _by_name(order.files):
             faces = self._faces(order.files, order.faces, order.on)
         made = self._made(base, faces, order, config, predictor)
@@ -99,6 +99,7 @@ class Jobs:
             f"{_how(made)}, {time.perf_counter() - began:.0f} s in all, seed {order.seed}",
             f"likeness {by}",
             *(_named(note, order.files) for note in faces.prepared.notes),
+            *made.notes,
             *passed_over,
         ]
         if order.predict and predictor is None:

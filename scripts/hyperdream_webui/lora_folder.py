@@ -59,6 +59,10 @@ class LoraFolder:
         """Whether `<lora:...>` can draw with it."""
         return self.read(name).family in _HOST_FAMILIES
 
+    def folder_for(self, family: str) -> Path:
+        """Where identities of a family are kept."""
+        return self.lora_folder if family in _HOST_FAMILIES else self.own_folder
+
     def put(self, identity: Identity, name: str, picture: Image.Image | None = None) -> str:
         """Keep an identity under a name, with a picture if there is one; returns its name in the listing.
 
@@ -67,7 +71,7 @@ class LoraFolder:
             OutputError: the folder cannot be written.
         """
         stem = f"{check_name(name)}-{digest(identity)}"
-        folder = self.lora_folder if identity.family in _HOST_FAMILIES else self.own_folder
+        folder = self.folder_for(identity.family)
         _make(folder)
         path = folder / f"{stem}{SUFFIX}"
         saved = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

@@ -93,3 +93,10 @@ def test_the_first_components_of_a_canonical_pair_are_the_best_of_their_rank() -
     kept = first_components(canonicalize(pair), 2)
     left, singular, right = torch.linalg.svd(delta(pair), full_matrices=False)
     torch.testing.assert_close(delta(kept), (left[:, :2] * singular[:2]) @ right[:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["0-1:1," * 20_000, "1" * 50_000, "0=1," * 20_000, ";" * 50_000])
+def test_a_schedule_without_end_is_refused_unread(text: str) -> None:
+    with pytest.raises(ConfigError, match="characters, expected 2,000 or fewer") as caught:
+        parse_schedule(text)
+    assert len(str(caught.value)) < 300

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hyperdream_core.pipelines.before_work import (
     check_texts,
     check_words,
 )
+from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 
 
 @pytest.fixture
@@ -139,3 +141,14 @@ def test_what_the_encoder_does_not_see_is_said_and_a_subject_that_falls_off_is_r
         check_prompts(Cutting(), ["a very sad sks face"], "sks")
     assert len(check_prompts(Cutting(), ["a very sad face"])) == 1
     assert check_prompts(object(), ["a very sad sks face"], "sks") == []
+
+
+def test_the_text_encoder_of_a_real_base_tells_what_it_leaves_out(make_base: Callable[[int], DiffusersBase]) -> None:
+    base = make_base(0)
+    assert check_prompts(base, ["a sks face" + ", sad" * 36], "sks") == []
+    long = "a sks face" + ", sad" * 60
+    left = base.cut_off(long)
+    # 3 tokens of the subject and 36 times 2 of the rest fill the 75 between the start and the end.
+    assert left == ", sad" * 24
+    with pytest.raises(PromptError, match="'sks' is beyond"):
+        check_prompts(base, ["sad, " * 60 + "a sks face"], "sks")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hyperdream_core.errors import PromptError
-from hyperdream_core.pipelines.prompts import insert_identifier, names_subject, without_identifier
+from hyperdream_core.pipelines.prompts import foreign_syntax, insert_identifier, names_subject, without_identifier
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,16 @@ def test_identifiers_may_look_like_patterns() -> None:
 @pytest.mark.parametrize("prompt", ["a sks face, sad", "a [V] face, sad"])
 def test_the_base_alone_is_asked_for_anyone(prompt: str) -> None:
     assert without_identifier(prompt, "sks") == "a face, sad"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a [V] face, (sad:1.3), [hat], BREAK, <lora:a:0.8>", ["(sad:1.3)", "[hat]", "BREAK", "<lora:a:0.8>"]),
+        ("a [v] face, ((sad)), [cat:dog:0.5]", ["((sad))", "[cat:dog:0.5]"]),
+        ("a [V] face (in the rain), at 12:30, break of day", []),
+        ("((((" * 1000 + "a" * 2000, []),
+    ],
+)  # fmt: skip
+def test_other_programs_prompt_syntax_is_found(prompt: str, found: list[str]) -> None:
+    assert foreign_syntax([prompt, prompt]) == found

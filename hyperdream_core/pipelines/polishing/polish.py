@@ -24,6 +24,7 @@ from ...identity import Identity, truncated
 from ...ops.finite import is_finite
 from ...ops.lowrank import LoraPair
 from ..base import Base, check_answer, frozen
+from ..before_work import check_words
 from ..progress import Progress, also_while_waiting, no_progress
 from ..undivided import ended_like_stopped, undivided
 from .denoising_error import add_gradient, personalized, row_errors
@@ -115,6 +116,7 @@ class PolishConfig:
             raise ConfigError(f"noise_power must be above 0, got {self.noise_power}; 1 is uniform")
         if not 0 <= self.jitter <= 0.25:
             raise ConfigError(f"jitter must lie in 0..0.25, got {self.jitter}")
+        check_words(self.identifier, self.class_noun)
         if self.target_set not in TARGET_SETS:
             raise ConfigError(f"unknown target set {self.target_set!r}; known: {', '.join(TARGET_SETS)}")
 

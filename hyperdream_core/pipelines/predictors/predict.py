@@ -14,6 +14,7 @@ from ...identity import Identity, averaged, truncated
 from ...models.hypernetwork import Hypernetwork
 from ...ops.finite import sound
 from ...ops.lidb import LidbCoefficients
+from ..before_work import check_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if self.refine_steps < 0:
             raise ConfigError(f"refine_steps must be 0 or more, got {self.refine_steps}")
+        check_words(self.identifier, self.class_noun)
 
 
 @torch.no_grad()
