@@ -75,7 +75,12 @@ def write_whole(path: Path | str, content: str | bytes) -> None:
         OutputError: as `whole_file`.
     """
     with whole_file(path) as part:
-        part.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+        part.write_bytes(as_text(content).encode() if isinstance(content, str) else content)
+
+
+def as_text(text: str) -> str:
+    """A text that files can hold: halves of characters, as of a name in another encoding, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_writable(path: Path | str) -> None:

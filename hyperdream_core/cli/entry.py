@@ -16,7 +16,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import Cancelled, HyperDreamError, OutputError
+from ..errors import Cancelled, HyperDreamError, OutputError, printable
 from .console import Console, Outcome, write_line
 from .flags import files_read
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .command_list import Command
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 130
-_LONGEST_MESSAGE = 4000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,18 +215,11 @@ def _fail(console: Console, kind: str, message: str, code: int) -> int:
         message += f"; kept: {', '.join(kept)}" if kept else f"; {rest}"
     elif kept:
         message += f" (kept: {', '.join(kept)})"
-    message = _one_line(message)
+    message = printable(message)
     console.say(f"hyperdream: {message}")
     if console.as_json:
         _print_json({"error": kind, "message": message, "kept": kept, "exit_code": code})
     return code
-
-
-def _one_line(text: str) -> str:
-    """A message that quotes a stranger's text as one line, short enough to be read, without terminal commands."""
-    if len(text) > _LONGEST_MESSAGE:
-        text = f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
-    return "".join(one if one.isprintable() or "\ud800" <= one <= "\udfff" else ascii(one)[1:-1] for one in text)
 
 
 def _version() -> str:

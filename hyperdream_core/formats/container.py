@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import FileFormatError, OutputError
-from ..whole_file import whole_file
+from ..whole_file import as_text, whole_file
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NAMES = set(_DTYPES.values())
@@ -153,7 +153,9 @@ def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 def _header(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    entries: dict[str, object] = {
+        "__metadata__": {as_text(key): as_text(text) for key, text in sorted(metadata.items())}
+    }
     end = 0
     for name, tensor in _ordered(tensors):
         start, end = end, end + tensor.numel() * tensor.element_size()

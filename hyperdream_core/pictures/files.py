@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import FileFormatError, OutputError, ReferenceImageError
 from ..ops.finite import sound
 from ..regular_file import check_regular
-from ..whole_file import whole_file
+from ..whole_file import as_text, whole_file
 from .colours import to_srgb
 
 SMALLEST_SIDE = 32
@@ -258,7 +258,7 @@ def save_image(path: str | Path, image: Tensor | Image.Image, texts: Mapping[str
         raise OutputError(f"{path}: pictures are written as PNG, expected a name that ends in .png; rename it")
     facts = PngInfo()
     for key, text in (texts or {}).items():
-        facts.add_itxt(key, text)
+        facts.add_itxt(as_text(key), as_text(text))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -142,6 +142,10 @@ def make_identity(
             raise
         # Stopped between the prediction and the first step.
         return made(identity=predicted, cancelled=True)
+    if result.cancelled and not result.losses:
+        if predicted is None:
+            raise Cancelled("stopped before the first step, so there is nothing to keep yet")
+        return made(identity=predicted, cancelled=True)
     return made(
         identity=result.identity, losses=result.losses, captions=captions, cancelled=result.cancelled, notes=notes
     )

@@ -214,6 +214,10 @@ class _Job:
     def save(self) -> None:
         """Write the identity and its LoRA."""
         name, identity = self.config.name, self.made.identity
+        earlier = self.results.path / f"{name}.safetensors"
+        if self.made.cancelled and not self.made.losses and earlier.exists():
+            self.adapters.clear()
+            raise Cancelled(f"stopped before the first step of polishing; {earlier}, made earlier, is as it was")
         with self._timed("save"):
             self.results.keep(f"{name}.safetensors", lambda path: write_identity(path, identity, layout="stacked"))
             self.results.keep(f"{name}-lora.safetensors", lambda path: export_lora(identity, path, self.config.export))

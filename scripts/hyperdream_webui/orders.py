@@ -16,6 +16,7 @@ from hyperdream_core.errors import ConfigError
 from hyperdream_core.faces.detectors import DetectorName
 from hyperdream_core.faces.face import FaceOrder
 from hyperdream_core.formats.file_names import check_name
+from hyperdream_core.pipelines.before_work import check_texts
 from hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH, PolishConfig
 
 CHECKPOINT = "checkpoint"
@@ -87,6 +88,7 @@ class Order:
         if not self.files:
             raise ConfigError("there is no photograph; drop one or several of the same person first")
         check_name(self.name)
+        check_texts(prompts=self.prompts, caption=self.caption)
         if self.on not in (CHECKPOINT, *SHIPPED):
             known = " or ".join(map(repr, (CHECKPOINT, *SHIPPED)))
             raise ConfigError(f"on must be {known}, got {self.on[:60]!r}; choose one of them")

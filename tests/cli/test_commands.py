@@ -287,3 +287,22 @@ def stopping_at_step_1(console: Console, label: str, unit: str = "step") -> Iter
             raise KeyboardInterrupt
 
     yield progress
+
+
+def test_stopping_polish_before_its_first_step_leaves_an_earlier_result_as_it_was(
+    run: Callable, base_folder: Path, picture: Path, identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def at_once(console: Console, label: str, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
+        def progress(step: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        yield progress
+
+    monkeypatch.setattr(Console, "progress", at_once)
+    out = tmp_path / "result.safetensors"
+    out.write_bytes(b"polished for an hour")
+    words = ("polish", picture, "--start", identity, "--base", base_folder, "--out", out, *TINY, "--steps", "3")
+    ran = run(*words, "--caption", "none")
+    assert ran.code == 130 and f"before the first step; {out} is as it was" in ran.error
+    assert out.read_bytes() == b"polished for an hour"

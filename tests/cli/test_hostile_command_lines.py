@@ -156,6 +156,7 @@ def command_lines() -> dict[str, list[str]]:
             "--name",
             "x",
         ],
+        "a caption in another encoding": ["polish", "sofia.png", *base, "--caption", "caf\udce9", "--out", "new/x"],
         "a flag twice": ["predict", "sofia.png", "--out", "a.safetensors", "--out", "b.safetensors"],
         "an older flag and its name": [
             "personalize",

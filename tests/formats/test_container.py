@@ -202,3 +202,9 @@ def test_a_failing_write_leaves_the_old_file_and_no_litter(path: Path, monkeypat
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"nowhere.*cannot be written.*choose another folder"):
         write(tmp_path / "nowhere" / "thing.safetensors")
+
+
+def test_metadata_in_another_encoding_is_written_escaped_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "notes.safetensors"
+    write_container(path, "test", 1, {"notes": "caf\udce9 \ud800 é"}, {"one": torch.ones(1)})
+    assert read_container(path, "test", 1)[0]["notes"] == "caf\\udce9 \\ud800 é"

@@ -311,3 +311,9 @@ def test_a_name_that_is_no_png_is_refused(tmp_path: Path) -> None:
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_texts_in_another_encoding_are_written_escaped(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "x.png", torch.zeros(3, 8, 8), {"prompt": "caf\udce9 \ud800"})
+    with Image.open(path) as image:
+        assert image.text["prompt"] == "caf\\udce9 \\ud800"  # type: ignore[attr-defined]

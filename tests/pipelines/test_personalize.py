@@ -162,6 +162,19 @@ def test_stopping_before_the_polish_keeps_the_prediction(
     assert result.cancelled and read_identity(result.files[0]).rank == result.identity.rank == 1
 
 
+def test_stopping_before_the_first_step_keeps_an_earlier_result(
+    base: DiffusersBase, predictor: HypernetworkPredictor, references: Tensor, tmp_path: Path
+) -> None:
+    (tmp_path / "sofia.safetensors").write_bytes(b"polished for an hour")
+    with pytest.raises(Cancelled, match=r"before the first step of polishing; .*sofia.safetensors, made earlier"):
+        run(base, predictor, references, tmp_path, watch=stopping("polish", 0))
+    with pytest.raises(Cancelled, match="before the first step, so there is nothing to keep yet"):
+        run(base, None, references, tmp_path, watch=stopping("polish", 0))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
+        ("sofia.safetensors", b"polished for an hour")
+    ]
+
+
 def test_a_result_that_cannot_be_written_at_the_end_is_kept_elsewhere(
     base: DiffusersBase, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

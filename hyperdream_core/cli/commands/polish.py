@@ -66,12 +66,14 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _polish(job: _Job, console: Console) -> Outcome:
+    from ...errors import Cancelled
     from ...formats.identity_file import read_identity, write_identity
     from ...miniature.companions import companions_of
-    from ...pipelines.before_work import bytes_of_identity, check_outputs
+    from ...pipelines.before_work import bytes_of_identity, check_outputs, check_texts
     from ...pipelines.polishing.polish import polish
     from ...pipelines.polishing.polish_checkpoint import PolishCheckpoint
 
+    check_texts(caption=job.captions)
     results = console.open_results(job.out.parent, [job.out.name])
     if job.checkpoint is not None:
         check_outputs([job.out, job.checkpoint], console.inputs)
@@ -91,6 +93,8 @@ def _polish(job: _Job, console: Console) -> Outcome:
             captions = tuple(companions_of(family.name).read_captions(base, faces.at(family.picture_size)))
         references = faces.at(job.size or family.picture_size)
         result = polish(base, references, start, job.config, progress, job.checkpoint, captions)
+    if result.cancelled and not result.losses:
+        raise Cancelled(f"stopped before the first step; {_as_it_was(job)}")
     path = results.keep(job.out.name, lambda path: write_identity(path, result.identity))
     results.close()
     facts: dict[str, Any] = {
@@ -105,3 +109,10 @@ def _polish(job: _Job, console: Console) -> Outcome:
         steps = job.config.steps_from(start is not None)
         console.say(f"stopped after {len(result.losses)} of {steps} steps; the best so far is kept: {path}")
     return identity_outcome(path, result.identity, facts, stopped=result.cancelled)
+
+
+def _as_it_was(job: _Job) -> str:
+    """What a run that has done nothing leaves."""
+    if job.checkpoint is not None and job.checkpoint.exists():
+        return f"{job.checkpoint} is as it was, and the same command goes on from it"
+    return f"{job.out} is as it was"
