@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundled import SHIPPED
-from .threads import use_threads_for
 from .flags import place
+from .threads import use_threads_for
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...bundled import SHIPPED
 from ..console import Console, Outcome
-from ..threads import use_threads_for
 from ..flags import add_config_flags, config_from_flags, given_values, place
+from ..threads import use_threads_for
 
 if TYPE_CHECKING:
     pass
