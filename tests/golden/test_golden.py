@@ -227,9 +227,13 @@ def test_a_job_from_scratch_that_was_stopped_goes_on_for_the_steps_it_began_with
 
     named = polish(random_base(), picture, None, replace(config, steps=40), stop_at_four, checkpoint)
     assert named.cancelled and metadata_of(checkpoint)["job"] == FROM_SCRATCH
+    # Stopped again, it says how many those are.
+    shutil.copyfile(checkpoint, tmp_path / "again")
+    again = polish(random_base(), picture, None, config, stop_at_four, tmp_path / "again")
+    assert again.cancelled and (len(again.losses), again.steps) == (4, 40)
     steps.clear()
     polish(random_base(), picture, None, config, lambda *at: steps.append(at), checkpoint)
-    assert steps[0] == (3, 40) and steps[-1] == (40, 40)
+    assert steps[0] == (4, 40) and steps[-1] == (40, 40)
     # A job that nobody has begun takes today's steps.
     assert polish(random_base(), picture, None, config, stop_at_four, checkpoint).cancelled
     assert steps[-1] == (4, 200)

@@ -106,8 +106,7 @@ def _polish(job: _Job, console: Console) -> Outcome:
         "faces": faces.prepared.report(),
     }
     if result.cancelled:
-        steps = job.config.steps_from(start is not None)
-        console.say(f"stopped after {len(result.losses)} of {steps} steps; the best so far is kept: {path}")
+        console.say(f"stopped after {len(result.losses)} of {result.steps} steps; the best so far is kept: {path}")
     return identity_outcome(path, result.identity, facts, stopped=result.cancelled)
 
 

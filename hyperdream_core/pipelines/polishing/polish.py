@@ -138,6 +138,8 @@ class PolishResult:
     """Of the whole call, for all subjects in it."""
     cancelled: bool = False
     """Stopped by the user; the identity is the best so far."""
+    steps: int = 0
+    """That the whole job has: what it was begun with, where an earlier release began it."""
 
 
 def polish(
@@ -251,13 +253,7 @@ def _polish_rows(
             progress = _watched(progress, watch, adapters)
         saved = PolishCheckpoint(checkpoint, job_digest(config, subjects, starts))
         try:
-            preserved, has_start = None, [start is not None for start in starts]
-            steps = config.steps_from(any(has_start))
-            if config.preserve and steps and any(has_start):
-                preserved = draw_preserved(
-                    base, adapters, names, has_start, side=material.holdout.latents.shape[-1], seed=config.seed,
-                    at_once=config.samples_at_once, between=lambda: progress(0, steps),
-                )  # fmt: skip
+            preserved = _preserved(base, adapters, names, starts, material, config, progress)
             _train(base, run, (material, preserved), config, progress, saved)
         except (Cancelled, KeyboardInterrupt):
             cancelled = True
@@ -272,6 +268,26 @@ def _polish_rows(
         del run, adapters, optimizer, material
         torch.cuda.empty_cache()
     return results
+
+
+def _preserved(
+    base: Base,
+    adapters: TrainableAdapters,
+    names: Sequence[str],
+    starts: Sequence[Identity | None],
+    material: TrainingPictures,
+    config: PolishConfig,
+    progress: Progress,
+) -> Preserved | None:
+    """What the starts put out while they draw other contexts; None where there is nothing to preserve."""
+    has_start = [start is not None for start in starts]
+    steps = config.steps_from(any(has_start))
+    if not (config.preserve and steps and any(has_start)):
+        return None
+    return draw_preserved(
+        base, adapters, names, has_start, side=material.holdout.latents.shape[-1], seed=config.seed,
+        at_once=config.samples_at_once, between=lambda: progress(0, steps),
+    )  # fmt: skip
 
 
 def _with_steps(
@@ -405,7 +421,8 @@ def _results(
         if config.file_rank:
             identity = truncated(identity, config.file_rank)
         seconds = time.perf_counter() - began
-        results.append(PolishResult(identity, tuple(losses[:, row].tolist()), seconds, cancelled))
+        steps = config.steps_from(start is not None)
+        results.append(PolishResult(identity, tuple(losses[:, row].tolist()), seconds, cancelled, steps))
     return results
 
 
