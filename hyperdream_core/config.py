@@ -16,7 +16,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from .errors import ConfigError
+from .errors import ConfigError, printable, quoted
+from .json_text import JsonTextError, parse_json
 
 Config = TypeVar("Config")
 
@@ -36,15 +37,15 @@ def config_from_json(cls: type[Config], data: str | Mapping[str, Any]) -> Config
     """
     if isinstance(data, str):
         try:
-            data = json.loads(data)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{cls.__name__} is not valid JSON ({error}); correct that place") from error
+            data = parse_json(data)
+        except JsonTextError as error:
+            raise ConfigError(f"{cls.__name__} {error}; correct that place") from error
     if not isinstance(data, Mapping):
         raise ConfigError(f"{cls.__name__} must be a JSON object, got {type(data).__name__}")
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(names))
+    unknown = sorted(set(data) - set(names), key=str)
     if unknown:
-        raise ConfigError(f"{cls.__name__} has no setting {unknown[0]!r}; known: {', '.join(names)}")
+        raise ConfigError(f"{cls.__name__} has no setting {quoted(unknown[0])}; known: {', '.join(names)}")
     for field in fields(cls):  # type: ignore[arg-type]
         if field.name not in data and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{cls.__name__} needs the setting {field.name!r}, which has no default; add it")
@@ -91,7 +92,7 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, arguments))}, got {value!r}")
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, arguments))}, got {_said(value)}")
     if hint is Any:
         return value
     if is_dataclass(hint) and isinstance(value, Mapping):
@@ -106,11 +107,18 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{name} must be a number that can be computed with, got {_said(value)}") from error
     # bool is an int to Python, but steps=true is a mistake.
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise ConfigError(f"{name} must be {_type_name(hint)}, got {value!r}")
+    raise ConfigError(f"{name} must be {_type_name(hint)}, got {_said(value)}")
+
+
+def _said(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else printable(repr(value), 200)
 
 
 def _first_that_fits(value: Any, hints: tuple[Any, ...], name: str) -> Any:
@@ -119,7 +127,7 @@ def _first_that_fits(value: Any, hints: tuple[Any, ...], name: str) -> Any:
             return _checked(value, hint, name)
         except ConfigError:
             continue
-    raise ConfigError(f"{name} must be {' or '.join(map(_type_name, hints))}, got {value!r}")
+    raise ConfigError(f"{name} must be {' or '.join(map(_type_name, hints))}, got {_said(value)}")
 
 
 def _type_name(hint: Any) -> str:

@@ -72,6 +72,11 @@ class Identity:
 
     def __post_init__(self) -> None:
         check_apart(self.bands)
+        if max(self.down_dim, self.up_dim) > lidb.MOST_COLUMNS:
+            raise ConfigError(
+                f"down_dim and up_dim must be {lidb.MOST_COLUMNS} or less, got {self.down_dim} and {self.up_dim}; "
+                "choose fewer"
+            )
         expected = {
             entry_name(layer.name, self.bands, k): layer for k in range(len(self.bands)) for layer in self.layers
         }

@@ -80,7 +80,7 @@ def test_what_is_left_out_keeps_its_default_and_whole_numbers_serve_as_numbers()
         ({"name": "a", "inner": {"depth": 1}}, "Inner has no setting 'depth'"),
         ({"name": "a", "inner": {"width": 0}}, "width must be 1 or more, got 0"),
         ("{", "Outer is not valid JSON"),
-        ("[]", "Outer must be a JSON object, got list"),
+        ("[]", "Outer is not an object but a list"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(data: object, words: str) -> None:

@@ -18,13 +18,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import FileFormatError, OutputError
+from ..errors import FileFormatError, OutputError, quoted
+from ..regular_file import check_regular, unreadable
 from ..whole_file import as_text, whole_file
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NAMES = set(_DTYPES.values())
 _WHOLE = {"I8", "I16", "I32", "I64", "U8"}
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+_MOST_TENSORS = 100_000
+_MOST_AXES = 8
+"""torch's own limit is 64; weights have at most 5"""
+_LONGEST_AXIS = 2**31 - 1
+_LONGEST_NAME = 1000
+"""characters of a tensor's name; what reads names is then quick whatever they are"""
 _OLD_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -38,12 +45,14 @@ def read_container(path: Path | str, kind: str, newest_version: int) -> tuple[di
     metadata, tensors = read_tensors(path)
     found = metadata.get("kind")
     if found != kind:
-        holds = f"holds {found!r}" if found else "does not say what it holds"
+        holds = f"holds {quoted(found)}" if found else "does not say what it holds"
         raise FileFormatError(path, f"{holds}, but {kind!r} is expected. Choose a file of that kind.")
     version = metadata.get("version", "")
     if not re.fullmatch("[0-9]{1,9}", version):
         raise FileFormatError(
-            path, f"has format version {version!r}, but a whole number is expected. The file was altered; get it again."
+            path,
+            f"has format version {quoted(version)}, but a whole number is expected. The file was altered; get it "
+            "again.",
         )
     if int(version) > newest_version:
         raise FileFormatError(
@@ -81,10 +90,12 @@ def read_tensors(
         chosen = sorted(file.keys() if names is None else names)
         tensors = {name: _tensor(path, name, file, may_be_whole=name in numbers) for name in chosen}
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        # As the float32 that everything is computed in: a float64 may be finite and too large for it.
+        if not bool(torch.isfinite(tensor.float() if tensor.dtype == torch.float64 else tensor).all()):
             raise FileFormatError(
                 path,
-                f"tensor {name!r} holds NaN or infinite numbers, but only finite ones make a picture. Make the file "
+                f"tensor {quoted(name, 120)} holds NaN or infinite numbers, but only finite ones make a picture. "
+                "Make the file "
                 "again, with a lower learning rate if it was trained.",
             )
     return metadata, tensors
@@ -95,13 +106,32 @@ def _opened(path: Path) -> Iterator[safe_open]:
     _check_start(path)
     try:
         with safe_open(path, framework="pt") as file:
+            _check_table(path, file)
             yield file
     except SafetensorError as error:
         raise FileFormatError(
-            path, f"is not a readable safetensors file ({error}). It is damaged or altered; get it again."
+            path, f"is not a readable safetensors file ({str(error)[:200]}). It is damaged or altered; get it again."
         ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
+
+
+def _check_table(path: Path, file: safe_open) -> None:
+    """Refuse names and shapes that nothing has and that would make readers slow or fail."""
+    names = file.keys()
+    if len(names) > _MOST_TENSORS:
+        raise FileFormatError(
+            path, f"holds {len(names):,} tensors, but at most {_MOST_TENSORS:,} are expected. Use another file."
+        )
+    for name in names:
+        shape = file.get_slice(name).get_shape() if len(name) <= _LONGEST_NAME else []
+        if len(name) > _LONGEST_NAME or len(shape) > _MOST_AXES or max(shape, default=0) > _LONGEST_AXIS:
+            raise FileFormatError(
+                path,
+                f"tensor {quoted(name, 120)} has {len(shape)} axes, {quoted(shape)}, and a name of {len(name):,} "
+                f"characters, but at most {_MOST_AXES} axes of under 2^31 and {_LONGEST_NAME:,} characters are "
+                "expected. The file was altered; get it again.",
+            )
 
 
 def write_container(
@@ -173,22 +203,24 @@ def _payload(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
 
 def _check_start(path: Path) -> None:
     """Refuse what is recognisably something else, with a better reason than the parser's."""
+    size = check_regular(path)
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(8)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if size == 0:
         raise FileFormatError(path, "is empty (0 bytes), but a safetensors file is expected. Get it again.")
-    if start.startswith(_OLD_TORCH_STARTS):
+    length = int.from_bytes(start, "little")
+    is_whole = size >= 10 and length <= size - 8 and length <= _LARGEST_HEADER
+    # The length of a header may begin with the same bytes.
+    if not is_whole and start.startswith(_OLD_TORCH_STARTS):
         raise FileFormatError(
             path,
             "is an old PyTorch file (.ckpt, .pt, .bin) under another name, but a safetensors file is expected. Old "
             "files can run code and are never opened; ask its author for a safetensors file.",
         )
-    length = int.from_bytes(start, "little")
-    if size < 10 or length > size - 8 or length > _LARGEST_HEADER:
+    if not is_whole:
         raise FileFormatError(
             path,
             f"announces a header of {length} bytes in a file of {size}, so it is truncated or no safetensors file. "
@@ -196,19 +228,13 @@ def _check_start(path: Path) -> None:
         )
 
 
-def _unreadable(path: Path, error: OSError) -> FileFormatError:
-    return FileFormatError(
-        path, f"cannot be opened ({error.strerror or error}), but a readable file is expected. Check the path: {path}."
-    )
-
-
 def _tensor(path: Path, name: str, file: safe_open, may_be_whole: bool) -> Tensor:
     dtype = file.get_slice(name).get_dtype()
     if dtype not in _NAMES and not (may_be_whole and dtype in _WHOLE):
         raise FileFormatError(
             path,
-            f"tensor {name!r} holds {dtype} numbers, but {', '.join(sorted(_NAMES))} are expected. Use a file that was "
-            "saved unquantised.",
+            f"tensor {quoted(name, 120)} holds {dtype} numbers, but {', '.join(sorted(_NAMES))} are expected. Use a "
+            "file that was saved unquantised.",
         )
     # A copy: the original is the mapped file itself, which Windows then refuses to replace.
     return file.get_tensor(name).clone()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import BaseMismatchError, FileFormatError
+from ..errors import BaseMismatchError, FileFormatError, quoted
+from ..json_text import JsonTextError, parse_json
 
 
 class Facts:
@@ -30,7 +30,7 @@ class Facts:
         value = self.text(key)
         if value not in known:
             raise FileFormatError(
-                self.path, f"has {key} {value!r}, but {', '.join(known)} are known here. Update HyperDream."
+                self.path, f"has {key} {quoted(value)}, but {', '.join(known)} are known here. Update HyperDream."
             )
         return value
 
@@ -39,7 +39,8 @@ class Facts:
         value = self.text(key)
         if not re.fullmatch("[1-9][0-9]{0,4}", value):
             raise FileFormatError(
-                self.path, f"has {key} {value!r}, but a whole number of 1 or more is expected. Get the file again."
+                self.path,
+                f"has {key} {quoted(value)}, but a whole number of 1 or more is expected. Get the file again.",
             )
         return int(value)
 
@@ -48,7 +49,8 @@ class Facts:
         found = self.text(key)
         if found != expected:
             raise BaseMismatchError(
-                f"{self.path.name}: was made with another {thing} (digest {found[:12]}) than this release draws "
+                f"{self.path.name}: was made with another {thing} (digest {quoted(found[:12])[1:-1]}) than this "
+                "release draws "
                 f"({expected[:12]}), so its numbers would mean noise. Use the HyperDream release that made it, and "
                 "export a LoRA there."
             )
@@ -56,9 +58,7 @@ class Facts:
     def facts(self, key: str) -> dict[str, str]:
         """The entry as a JSON object of texts."""
         try:
-            value = json.loads(self.text(key))
-        except (ValueError, RecursionError) as error:
-            raise FileFormatError(self.path, f"has {key} that is not valid JSON. Get the file again.") from error
-        if not isinstance(value, dict):
-            raise FileFormatError(self.path, f"has {key} that is not a JSON object. Get the file again.")
+            value = parse_json(self.text(key))
+        except JsonTextError as error:
+            raise FileFormatError(self.path, f"has {key} in its metadata that {error}. Get the file again.") from error
         return {name: str(item) for name, item in value.items()}

@@ -6,12 +6,12 @@ a page cannot forge. It sends JSON to another origin only after it has asked, an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
+from ..json_text import JsonTextError, parse_json
 
 LARGEST_BODY = 1_000_000
 """bytes; a request to the library holds names, notes and a number"""
@@ -66,16 +66,9 @@ def read_body(body: bytes, largest: int = LARGEST_BODY) -> dict[str, Any]:
     if len(body) > largest:
         raise ConfigError(f"the body has more than {largest / 1e6:g} MB; send a smaller one")
     try:
-        found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ConfigError("the body is no JSON object; send one with the identity's name")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+        return dict(parse_json(body, most=largest))
+    except JsonTextError as error:
+        raise ConfigError(f"the body is no JSON object, it {error}; send one with the identity's name") from error
 
 
 def _is_at(origin: str, host: str) -> bool:

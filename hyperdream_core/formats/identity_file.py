@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ..bases import BASES, TARGET_SETS, Layer, get_base
 from ..bases.keys import to_kohya
-from ..errors import BaseMismatchError, ConfigError, FileFormatError, HyperDreamError
+from ..errors import BaseMismatchError, ConfigError, FileFormatError, HyperDreamError, quoted
 from ..identity import Identity, coefficient_shapes, entry_name
+from ..json_text import JsonTextError, parse_json
 from ..ops import lidb
 from ..ops.bands import WHOLE, Band, check_apart
 from ..ops.lidb import LidbCoefficients
@@ -35,6 +36,8 @@ KIND = "hyperdream-identity"
 CONSTANT_VERSION, NEWEST_VERSION = 1, 2
 """Of files with one set of coefficients for all noise levels, and of those with one for each band."""
 _MOST_BANDS = 64
+_LARGEST = 1000.0
+"""magnitude of a coefficient; those of trained identities are below 10"""
 LAYOUTS = ("layers", "stacked")
 
 
@@ -108,10 +111,16 @@ def read_identity(path: Path | str, family: str | None = None) -> Identity:
     rank, down_dim, up_dim = (facts.whole_number(key) for key in ("rank", "down_dim", "up_dim"))
     base = get_base(made_for)
     facts.check_digest("layers_digest", base.layers_digest(target_set), "list of layers")
-    facts.check_digest("basis_digest", _basis_digest(made_for, target_set, down_dim, up_dim), "auxiliary basis")
+    if max(down_dim, up_dim) > lidb.MOST_COLUMNS:
+        raise FileFormatError(
+            path,
+            f"has bases of {down_dim} and {up_dim} columns, but at most {lidb.MOST_COLUMNS} are drawn. Get it again.",
+        )
     bands = _bands(facts)
     entries = _entries(made_for, base.layers(target_set), bands, rank, down_dim, up_dim, layout)
     _check_tensors(path, tensors, {key: shape for key, (_, shape) in entries.items()})
+    # Last, because the bases are drawn for it.
+    facts.check_digest("basis_digest", _basis_digest(made_for, target_set, down_dim, up_dim), "auxiliary basis")
     parts: dict[str, dict[str, Tensor]] = {}
     for key, (members, _) in entries.items():
         side = "down" if "lidb_down" in key else "up"
@@ -172,16 +181,16 @@ def _bands(facts: Facts) -> tuple[Band, ...]:
         return (WHOLE,)
     text = facts.text("bands")
     try:
-        bands = tuple((float(start), float(end)) for start, end in json.loads(text))
+        bands = tuple((float(start), float(end)) for start, end in parse_json(text, list, finite=False))
         check_apart(bands)
     except ConfigError as error:
-        raise FileFormatError(facts.path, f"has bands {text[:60]!r}: {error}. Get the file again.") from error
-    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise FileFormatError(facts.path, f"has bands {quoted(text)}: {error}. Get the file again.") from error
+    except (JsonTextError, TypeError, ValueError, OverflowError):
         bands = ()
     if not 1 <= len(bands) <= _MOST_BANDS:
         raise FileFormatError(
             facts.path,
-            f"has bands {text[:60]!r}, but a list of 1 to {_MOST_BANDS} pairs [start, end] is expected. Get the file "
+            f"has bands {quoted(text)}, but a list of 1 to {_MOST_BANDS} pairs [start, end] is expected. Get the file "
             "again.",
         )
     return bands
@@ -217,7 +226,9 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[st
     for name in [*tensors, *shapes]:
         if name not in shapes:
             raise FileFormatError(
-                path, f"holds {name!r}, which no identity of its kind has. Update HyperDream, or get the file again."
+                path,
+                f"holds {quoted(name, 120)}, which no identity of its kind has. Update HyperDream, or get the file "
+                "again.",
             )
         if name not in tensors:
             raise FileFormatError(
@@ -228,4 +239,12 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[st
                 path,
                 f"{name!r} has shape {tuple(tensors[name].shape)}, but its metadata needs {shapes[name]}. Get the file "
                 "again.",
+            )
+        largest = float(tensors[name].abs().max()) if tensors[name].numel() else 0.0
+        if not largest <= _LARGEST:
+            raise FileFormatError(
+                path,
+                f"{name!r} holds numbers as large as {largest:g}, but those of an identity stay far below "
+                f"{_LARGEST:g}, "
+                "and such a one would draw no picture of anything. The file was altered; get it again.",
             )

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..bases import BASES, BaseFamily, get_base
 from ..bases.keys import to_kohya, to_peft
 from ..bases.modules import modules
-from ..errors import BaseMismatchError, ConfigError, FileFormatError
+from ..errors import BaseMismatchError, ConfigError, FileFormatError, printable, quoted
 from ..ops.lowrank import LoraPair
 from .container import payload_digest, read_names, write_tensors
 from .foreign.lora_factors import pairs_of_parts, parts_of_lora
@@ -124,7 +124,9 @@ class LoraFile:
         """One sentence about what was left out; empty if nothing was."""
         if not self.left_out:
             return ""
-        shown = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
+        shown = ", ".join(printable(key, 120) for key in self.left_out[:3]) + (
+            ", ..." if len(self.left_out) > 3 else ""
+        )
         return f"left out of the LoRA: {len(self.left_out)} that are no plain factors of a layer we change ({shown})"
 
 
@@ -145,7 +147,7 @@ def read_lora_file(path: Path | str, family: str | None = None) -> LoraFile:
         raise FileFormatError(path, "holds no tensors, but the factors of a LoRA are expected. Get the file again.")
     if found := other_kind(names):
         raise FileFormatError(
-            path, f"is a {found[0]} (it holds {found[1][:120]!r}), but only plain LoRA is read. Use a plain LoRA."
+            path, f"is a {found[0]} (it holds {quoted(found[1], 120)}), but only plain LoRA is read. Use a plain LoRA."
         )
     parts, left_out = parts_of_lora(path, names)
     layers = pairs_of_parts(path, parts, scales_of(path, metadata))
@@ -199,7 +201,7 @@ def _tag_frequency(trigger: str) -> str:
 def _phrases(metadata: Mapping[str, str]) -> tuple[str, ...]:
     phrase = metadata.get("modelspec.trigger_phrase", "").strip()
     # Shown in terminals and tooltips: a stranger's control characters are not.
-    phrase = "".join(character if character.isprintable() else " " for character in phrase)[:_LONGEST_PHRASE]
+    phrase = "".join(character if character.isprintable() else " " for character in phrase[:_LONGEST_PHRASE])
     return (phrase,) if phrase.strip() else ()
 
 
@@ -223,13 +225,15 @@ def _of_family(path: Path, layers: Mapping[str, LoraPair], base: BaseFamily) -> 
         if name in named:
             raise FileFormatError(
                 path,
-                f"changes the layer {name!r} twice, as {named[name]!r} and as {layer!r}, and only one can be meant. "
+                f"changes the layer {name!r} twice, as {quoted(named[name], 120)} and as {quoted(layer, 120)}, and "
+                "only one can be meant. "
                 "Use a LoRA that was saved by one program.",
             )
         named[name] = layer
     if len(strangers) > _STRANGERS * len(layers):
         raise BaseMismatchError(
-            f"{path.name}: {len(strangers)} of its {len(layers)} layers, such as {strangers[0][:120]!r}, are none of "
+            f"{path.name}: {len(strangers)} of its {len(layers)} layers, such as {quoted(strangers[0], 120)}, are "
+            "none of "
             f"{base.title}. Use a LoRA that was made for it."
         )
     return {name: layers[layer] for name, layer in named.items()}, strangers

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..bases import get_base
-from ..errors import ConfigError, FileFormatError
+from ..errors import ConfigError, FileFormatError, quoted
+from ..json_text import JsonTextError, parse_json
 from ..ops.lidb import BASIS_RECIPE
 from .container import read_container, write_container
 
@@ -74,7 +75,8 @@ def read_hypernetwork(path: Path | str) -> HypernetworkFile:
         if metadata.get(name) != expected:
             raise FileFormatError(
                 path,
-                f"has {name} {metadata.get(name, 'missing')!r}, but this release has {expected!r}: its predictions "
+                f"has {name} {quoted(metadata.get(name, 'missing'), 80)}, but this release has {expected!r}: its "
+                "predictions "
                 "would land in other layers or bases. Train it again with this release.",
             )
     return HypernetworkFile(
@@ -87,13 +89,8 @@ def read_hypernetwork(path: Path | str) -> HypernetworkFile:
 
 def _json_object(path: Path, metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(name, ""))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return dict(parse_json(metadata.get(name, "")))
+    except JsonTextError as error:
         raise FileFormatError(
-            path, f"has no readable {name!r} in its metadata ({error}), but JSON is expected. Get the file again."
+            path, f"has no readable {name!r} in its metadata, but one that {error}. Get the file again."
         ) from error
-    if not isinstance(found, dict):
-        raise FileFormatError(
-            path, f"has {name!r} as {type(found).__name__} in its metadata, but an object is expected. Get it again."
-        )
-    return found

@@ -12,12 +12,21 @@ from torch import Tensor, nn
 
 from ..bases import get_base
 from ..errors import ConfigError
-from ..ops.lidb import LidbCoefficients, TargetLayer, basis_sizes, core_distance
+from ..ops.lidb import MOST_COLUMNS, LidbCoefficients, TargetLayer, basis_sizes, core_distance
 from .image_encoder import ImageFeatures, build_image_encoder
 from .weight_decoder import CodeShape, WeightDecoder
 
-MAX_RANK = 128
-"""More is not low rank any more, and only a hostile file asks for it."""
+LARGEST = {
+    "rank": 128,
+    "down_dim": MOST_COLUMNS,
+    "up_dim": MOST_COLUMNS,
+    "width": 16_384,
+    "decoder_layers": 256,
+    "heads": 1024,
+    "feed_forward_ratio": 64,
+    "refine_steps": 1000,
+}
+"""The most of each; only a hostile file asks for more, and 10^9 layers would be built for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +63,12 @@ class HypernetworkConfig:
     """Kind and settings of the image encoder."""
 
     def __post_init__(self) -> None:
-        for name in ("rank", "down_dim", "up_dim", "width", "decoder_layers", "heads", "feed_forward_ratio"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.rank > MAX_RANK:
-            raise ConfigError(f"rank must be {MAX_RANK} or less, got {self.rank}")
-        _checked_passes(self.refine_steps)
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{name} must be 1 or more, got {value}")
+            if value > most:
+                raise ConfigError(f"{name} must be {most} or less, got {value}")
 
 
 class Hypernetwork(nn.Module):
@@ -189,11 +198,13 @@ def _code_shape(layer: TargetLayer, config: HypernetworkConfig) -> CodeShape:
 
 def _draw_start(group: int, layers: int, rank: int, p: int) -> Tensor:
     """(layers, r, p), rows of norm about 1; uniform, because NumPy's normals differ in the last bit between systems."""
+    if torch.empty(0).device.type == "meta":  # being measured, not made
+        return torch.empty(layers, rank, p)
     uniform = np.random.RandomState(group).random_sample((layers, rank, p))
     return torch.from_numpy((2 * uniform - 1) * (3 / p) ** 0.5).float()
 
 
 def _checked_passes(refine_steps: int) -> int:
-    if refine_steps < 1:
-        raise ConfigError(f"refine_steps must be 1 or more, got {refine_steps}")
+    if not 1 <= refine_steps <= LARGEST["refine_steps"]:
+        raise ConfigError(f"refine_steps must lie in 1..{LARGEST['refine_steps']}, got {refine_steps}")
     return refine_steps

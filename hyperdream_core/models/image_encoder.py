@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import ConfigError, MissingDependencyError, quoted
 from .blocks import GridPooling, ResidualBlock
 
 IMAGE_MEAN_STD: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -20,6 +20,15 @@ IMAGE_MEAN_STD: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "clip_vision_model": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "default": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+
+
+VISION_TRANSFORMERS = ("clip_vision_model", "deit", "dinov2", "dinov2_with_registers", "siglip_vision_model", "vit")
+"""Types of `transformers` that a predictor's file may ask for: it never chooses freely among its hundreds."""
+LARGEST = {"channels": 8192, "blocks": 128, "width": 16_384, "image_size": 1024, "pooled_channels": 4096}
+"""The most of each setting."""
+_LARGEST_SETTING = 65_536
+"""of a vision transformer, other than those that follow"""
+_LARGEST_SETTINGS = {"num_hidden_layers": 256, "num_attention_heads": 256, "mlp_ratio": 64, "num_register_tokens": 256}
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class ConvImageEncoder(nn.Module):
         pooled_channels: int = 64,
     ) -> None:
         super().__init__()
+        for name, numbers in (("channels", channels), ("blocks", blocks), ("width", [width]),
+                              ("image_size", [image_size]), ("pooled_channels", [pooled_channels])):  # fmt: skip
+            most = LARGEST[name]
+            if not all(type(number) is int and 1 <= number <= most for number in numbers):
+                raise ConfigError(f"{name} must be whole numbers in 1..{most}, got {quoted(list(numbers))}")
         if len(channels) != 4 or len(blocks) != 3 or image_size % 16:
             raise ConfigError(
                 "a conv image encoder needs 4 channel counts, 3 block counts and an image_size in multiples of 16 px; "
@@ -127,15 +141,21 @@ class VitImageEncoder(nn.Module):
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
             raise MissingDependencyError("transformers", "pip install transformers") from error
+        if model_type not in VISION_TRANSFORMERS:
+            known = ", ".join(VISION_TRANSFORMERS)
+            raise ConfigError(f"unknown type of vision transformer {quoted(model_type)}; known: {known}")
         for name, value in (model or {}).items():
-            # Files carry these settings, and some others make transformers fetch and run code: auto_map, kernels.
-            if not isinstance(value, (int, float)) and name != "hidden_act":
-                raise ConfigError(f"setting {name!r} of a vision transformer must be a number, got {value!r}")
+            _check_setting(name, value)
         config = AutoConfig.for_model(model_type, **(model or {}))
         self.model = AutoModel.from_config(config, trust_remote_code=False)
         self.width, self.image_size = int(config.hidden_size), int(config.image_size)
         usual_mean, usual_std = IMAGE_MEAN_STD.get(model_type, IMAGE_MEAN_STD["default"])
         self.mean, self.std = tuple(mean or usual_mean), tuple(std or usual_std)
+        for name, numbers, low in (("mean", self.mean, -1000.0), ("std", self.std, 1e-6)):
+            if len(numbers) != 3 or not all(type(one) in (int, float) and low <= one <= 1000 for one in numbers):
+                raise ConfigError(f"{name} must be 3 numbers in {low:g}..1000, got {quoted(numbers)}")
+        if not 1 <= self.image_size <= LARGEST["image_size"]:
+            raise ConfigError(f"image_size must lie in 1..{LARGEST['image_size']}, got {self.image_size}")
 
     def features(self, images: Tensor) -> ImageFeatures:
         """Tokens (b, n, width) of the last layer, the class token first where there is one, and pooled (b, width)."""
@@ -162,16 +182,43 @@ def build_image_encoder(config: Mapping[str, Any]) -> ConvImageEncoder | VitImag
         ConfigError: an unknown kind or argument, or values that make no encoder.
     """
     arguments = {name: value for name, value in config.items() if name != "kind"}
-    kind = config.get("kind")
+    kind = str(config.get("kind"))
     if kind not in IMAGE_ENCODERS:
-        raise ConfigError(f"unknown kind of image encoder {kind!r}; known: {', '.join(sorted(IMAGE_ENCODERS))}")
+        raise ConfigError(f"unknown kind of image encoder {quoted(kind)}; known: {', '.join(sorted(IMAGE_ENCODERS))}")
     known = inspect.signature(IMAGE_ENCODERS[kind]).parameters
     if unknown := sorted(set(arguments) - set(known)):
-        raise ConfigError(f"image encoder {kind!r} has no setting {unknown[0]!r}; known: {', '.join(known)}")
+        raise ConfigError(f"image encoder {kind!r} has no setting {quoted(unknown[0])}; known: {', '.join(known)}")
     try:
         return IMAGE_ENCODERS[kind](**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:  # torch's and transformers' words for sizes that do not fit
-        raise ConfigError(f"no image encoder {kind!r} can be built of {arguments} ({error}); correct these") from error
+    except building_errors() as error:
+        raise ConfigError(
+            f"no image encoder {kind!r} can be built of {quoted(arguments, 300)} ({str(error)[:200]}); correct these"
+        ) from error
+
+
+def building_errors() -> tuple[type[Exception], ...]:
+    """What torch and transformers raise for settings of which no network can be built or run."""
+    errors: list[type[Exception]] = [
+        ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
+        TypeError, ValueError,
+    ]  # fmt: skip
+    try:
+        # transformers 5 checks its configurations by a class that is none of these.
+        from huggingface_hub.errors import StrictDataclassError
+    except ImportError:
+        return tuple(errors)
+    return (*errors, StrictDataclassError)
+
+
+def _check_setting(name: str, value: Any) -> None:
+    """Files carry these settings, and some others make transformers fetch and run code: auto_map, kernels."""
+    if name == "hidden_act" and isinstance(value, str):
+        return
+    if not isinstance(value, (int, float)):
+        raise ConfigError(f"setting {quoted(name)} of a vision transformer must be a number, got {quoted(value)}")
+    most = _LARGEST_SETTINGS.get(name, LARGEST["image_size"] if name == "image_size" else _LARGEST_SETTING)
+    if not -most <= value <= most:
+        raise ConfigError(f"setting {quoted(name)} of a vision transformer must be {most} or less, got {quoted(value)}")
 
 
 def combine(features: ImageFeatures, weights: Tensor | None = None) -> ImageFeatures:

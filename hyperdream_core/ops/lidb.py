@@ -25,6 +25,9 @@ from .lowrank import LoraPair
 BASIS_RECIPE = "hyperdream-lidb/1"
 """Names the construction in files and seeds every draw; another construction gets another number."""
 
+MOST_COLUMNS = 2048
+"""of a basis; more is no subspace any more, and the widest layers would take gigabytes"""
+
 
 class TargetLayer(Protocol):
     """A linear layer by name and size, such as `bases.family.Layer`."""

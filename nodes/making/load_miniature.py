@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ...hyperdream_core.bases import BaseFamily, get_base
 from ...hyperdream_core.bundled import SHIPPED, bundled_weights
 from ...hyperdream_core.errors import FileFormatError
 from ...hyperdream_core.formats.container import read_tensors
+from ...hyperdream_core.json_text import read_json
 from ...hyperdream_core.models.small_autoencoder import SmallAutoencoder
 from ...hyperdream_core.pipelines.diffusers.single_file_export import unet_to_ldm
 from ..host import miniature, run
@@ -88,8 +88,8 @@ def _part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        settings: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        settings: dict[str, Any] = read_json(path)
+    except FileFormatError as error:
         raise FileFormatError(path, f"is missing or damaged ({error}); install HyperDream again") from error
     return settings
 

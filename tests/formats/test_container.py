@@ -173,9 +173,9 @@ def test_a_version_that_is_no_number_is_refused(path: Path, version: str) -> Non
 
 
 def test_a_missing_file_and_a_folder_are_refused(path: Path) -> None:
-    refused(path, "cannot be opened")
+    refused(path, "cannot be opened|is a folder")
     path.mkdir()
-    refused(path, "cannot be opened")
+    refused(path, "cannot be opened|is a folder")
 
 
 def test_a_failing_write_leaves_the_old_file_and_no_litter(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +208,43 @@ def test_metadata_in_another_encoding_is_written_escaped_and_read_back(tmp_path:
     path = tmp_path / "notes.safetensors"
     write_container(path, "test", 1, {"notes": "caf\udce9 \ud800 é"}, {"one": torch.ones(1)})
     assert read_container(path, "test", 1)[0]["notes"] == "caf\\udce9 \\ud800 é"
+
+
+@pytest.mark.parametrize("axes", [9, 64, 65, 1000])
+def test_more_axes_than_weights_have_are_refused_before_any_is_made(path: Path, axes: int) -> None:
+    raw(path, {"a": {"dtype": "F32", "shape": [1] * axes, "data_offsets": [0, 4]}}, bytes(4))
+    refused(path, f"tensor 'a' has {axes} axes")
+
+
+def test_an_empty_tensor_of_an_endless_axis_is_refused(path: Path) -> None:
+    raw(path, {"a": {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}}, b"")
+    refused(path, "tensor 'a' has 2 axes")
+
+
+def test_a_name_that_would_fill_the_screen_is_refused_in_a_short_sentence(path: Path) -> None:
+    raw(path, {"a\n" * 100_000: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4))
+    refused(path, r"tensor 'a\\na\\n.*'\.\.\. has 0 axes.* a name of 200,000 characters")
+
+
+def test_more_tensors_than_any_model_has_are_refused(path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    raw(path, {str(number): entry for number in range(100_001)}, b"")
+    refused(path, "holds 100,001 tensors")
+
+
+def test_a_float64_that_no_float32_can_hold_is_refused(path: Path) -> None:
+    save_file({"a": torch.tensor([1e300], dtype=torch.float64)}, path, metadata={"kind": "test-kind", "version": "1"})
+    refused(path, "tensor 'a' holds NaN or infinite numbers")
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x1580])
+def test_a_header_whose_length_begins_like_a_pickle_is_read(path: Path, length: int) -> None:
+    text = json.dumps({"__metadata__": {"kind": "test-kind", "version": "1"}}).encode()
+    raw(path, text + b" " * (length - len(text)))
+    assert read_container(path, "test-kind", 1)[1] == {}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such files")
+def test_a_pipe_is_refused_without_waiting(path: Path) -> None:
+    os.mkfifo(path)
+    refused(path, "is a pipe or a device")

@@ -58,7 +58,7 @@ def test_half_precision_halves_the_file(tmp_path: Path, written: Path) -> None:
         ({"version": str(NEWEST_VERSION + 1)}, "Update HyperDream"),
         ({"config": "{"}, "no readable 'config'"),
         ({"config": "[" * 100_000}, "no readable 'config'"),
-        ({"config": "[1]"}, "'config' as list"),
+        ({"config": "[1]"}, "not an object but a list"),
         ({"training": ""}, "no readable 'training'"),
         ({"config": json.dumps({**CONFIG, "family": "sd9"})}, "does not know .*sd9"),
         ({"config": json.dumps({**CONFIG, "family": ["sd15"]})}, "does not know"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +62,16 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def _recipe_config(arguments: argparse.Namespace) -> RecipeConfig:
     from ...config import config_from_json, config_to_json
-    from ...errors import ConfigError
+    from ...errors import ConfigError, FileFormatError
+    from ...json_text import read_json
     from ...miniature.recipe.materials import RecipeConfig, quick
 
     values: dict[str, Any] = config_to_json(quick() if arguments.quick else RecipeConfig())
     if arguments.config:
         try:
-            read = dict(json.loads(arguments.config.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{arguments.config}: is not a readable JSON object ({error}); correct it") from error
+            read = read_json(arguments.config)
+        except FileFormatError as error:
+            raise ConfigError(f"{arguments.config}: is not a readable JSON object ({error.problem})") from error
         for name, value in read.items():
             # A stage's settings that the file leaves out stay as the recipe has them.
             both = isinstance(value, dict) and isinstance(values.get(name), dict)

@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...errors import FileFormatError
+from ...errors import FileFormatError, quoted
 from ...ops.lowrank import LoraPair
 from ..container import read_tensors
 from .lora_names import is_never_read, part_of_lora
 from .lora_scales import Scales
+
+_WIDEST = 5
+"""of a convolution's kernel in three factors"""
 
 
 def parts_of_lora(path: Path, names: list[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -26,7 +29,8 @@ def parts_of_lora(path: Path, names: list[str]) -> tuple[dict[str, dict[str, str
         elif found[1] in parts.setdefault(found[0], {}):
             raise FileFormatError(
                 path,
-                f"has two tensors for one factor, {parts[found[0]][found[1]]!r} and {name!r}, and only one can be "
+                f"has two tensors for one factor, {quoted(parts[found[0]][found[1]], 120)} and {quoted(name, 120)}, "
+                "and only one can be "
                 "meant. Use a LoRA that was saved by one program.",
             )
         else:
@@ -36,7 +40,8 @@ def parts_of_lora(path: Path, names: list[str]) -> tuple[dict[str, dict[str, str
     if not factors:
         raise FileFormatError(
             path,
-            f"holds no factor of a plain LoRA among its {len(names)} tensors, such as {names[0][:120]!r}. Use a plain "
+            f"holds no factor of a plain LoRA among its {len(names)} tensors, such as {quoted(names[0], 120)}. Use a "
+            "plain "
             "LoRA file.",
         )
     return factors, left_out
@@ -51,20 +56,25 @@ def pairs_of_parts(path: Path, parts: Mapping[str, Mapping[str, str]], scales: S
     for layer, found in parts.items():
         for side in ("down", "up"):
             if side not in found:
-                raise FileFormatError(path, f"lacks the {side} factor of {layer!r}. Get the file again.")
+                raise FileFormatError(path, f"lacks the {side} factor of {quoted(layer, 120)}. Get the file again.")
         down, is_wide = _down(path, layer, {side: tensors[key] for side, key in found.items()})
         up = _matrix(path, layer, "up", tensors[found["up"]])
         if down.shape[0] != up.shape[1]:
             raise FileFormatError(
                 path,
-                f"{layer!r} has down {tuple(down.shape)} and up {tuple(up.shape)}, whose ranks differ. Get it again.",
+                f"{quoted(layer, 120)} has down {tuple(down.shape)} and up {tuple(up.shape)}, whose ranks differ. "
+                "Get it again.",
             )
         alpha = tensors[found["alpha"]] if "alpha" in found else None
         if alpha is not None and alpha.numel() != 1:
-            raise FileFormatError(path, f"{layer!r} has an alpha that is not one number. Get the file again.")
+            raise FileFormatError(
+                path, f"{quoted(layer, 120)} has an alpha that is not one number. Get the file again."
+            )
         scale = scales.of(layer, down.shape[0], None if alpha is None else float(alpha), is_wide)
         if not bool(torch.isfinite(up * scale).all()):
-            raise FileFormatError(path, f"{layer!r} is scaled beyond all numbers by its alpha. Get the file again.")
+            raise FileFormatError(
+                path, f"{quoted(layer, 120)} is scaled beyond all numbers by its alpha. Get the file again."
+            )
         layers[layer] = LoraPair(down, up * scale)
     return layers
 
@@ -74,9 +84,17 @@ def _down(path: Path, layer: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor
     down, middle = tensors["down"], tensors.get("mid")
     if middle is not None:
         narrow = _matrix(path, layer, "down", down)
-        if middle.dim() != 4 or middle.shape[1] != narrow.shape[0] or 0 in middle.shape:
+        rank = narrow.shape[0]
+        # Square in the ranks and of a small kernel, so that multiplying it in cannot make much of a little.
+        if (
+            middle.dim() != 4
+            or middle.shape[:2] != (rank, rank)
+            or not all(1 <= k <= _WIDEST for k in middle.shape[2:])
+        ):
             raise FileFormatError(
-                path, f"{layer!r} has a middle factor of shape {tuple(middle.shape)}, which does not fit. Get it again."
+                path,
+                f"{quoted(layer, 120)} has a middle factor of shape {tuple(middle.shape)}, which does not fit. Get "
+                "it again.",
             )
         down = torch.einsum("rshw,si->rihw", middle.float(), narrow)
     is_wide = down.dim() == 4 and down.shape[2:] != (1, 1)
@@ -89,6 +107,7 @@ def _matrix(path: Path, layer: str, side: str, factor: Tensor) -> Tensor:
     if (factor.dim() != 2 and not is_convolution) or 0 in factor.shape:
         raise FileFormatError(
             path,
-            f"{layer!r} has a {side} factor of shape {tuple(factor.shape)}, but a matrix is expected. Get it again.",
+            f"{quoted(layer, 120)} has a {side} factor of shape {tuple(factor.shape)}, but a matrix is expected. Get "
+            "it again.",
         )
     return factor.float().flatten(1)

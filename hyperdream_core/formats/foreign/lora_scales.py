@@ -12,19 +12,18 @@ A layer's change is scale * up @ down with scale = alpha / rank, or alpha / sqrt
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileFormatError
+from ...errors import FileFormatError, quoted
+from ...json_text import JsonTextError, parse_json
 
 _PARTS = ("text_encoder_2", "text_encoder", "unet")
-_LONGEST = 1_000_000
-"""characters of one entry of metadata"""
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,24 @@ class Scales:
         def entry(name: str) -> Any:
             return self.peft.get(f"{part}.{name}", self.peft.get(name))
 
-        stated = _matching(entry("alpha_pattern"), layer)
+        own = f"{part}.alpha_pattern"
+        stated = self._of_patterns(own if own in self.peft else "alpha_pattern", layer)
         stated = entry("lora_alpha") if stated is None else stated
         if stated is None:
             return 1.0
         alpha = _number(self.path, "lora_alpha", stated)
         return alpha / (math.sqrt(rank) if entry("use_rslora") is True else rank)
+
+    def _of_patterns(self, key: str, layer: str) -> Any:
+        """The value of the first pattern that is an end of the layer's path; None if none is."""
+        ends = self._patterns.get(key, {})
+        paths = [layer, *(layer[dot.end() :] for dot in re.finditer(r"\.", layer))]
+        found = [ends[path] for path in paths if path in ends]
+        return min(found, key=lambda one: one[0])[1] if found else None
+
+    @cached_property
+    def _patterns(self) -> dict[str, dict[str, tuple[int, Any]]]:
+        return {key: _ends(value) for key, value in self.peft.items() if key.endswith("alpha_pattern")}
 
 
 def scales_of(path: Path, metadata: Mapping[str, str]) -> Scales:
@@ -97,14 +108,9 @@ def _json_object(path: Path, metadata: Mapping[str, str], key: str) -> Mapping[s
     if not text.strip() or text.strip() == "None":
         return {}
     try:
-        value = json.loads(text) if len(text) <= _LONGEST else None
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(path, f"has {key} that is not valid JSON. Get the file again.") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise FileFormatError(path, f"has {key} that is not a JSON object. Get the file again.")
-    return value
+        return dict(parse_json(text))
+    except JsonTextError as error:
+        raise FileFormatError(path, f"has {key} in its metadata that {error}. Get the file again.") from error
 
 
 def _number(path: Path, key: str, value: Any) -> float:
@@ -114,18 +120,19 @@ def _number(path: Path, key: str, value: Any) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise FileFormatError(
-            path, f"has {key} {str(value)[:40]!r} in its metadata, but a number is expected. Get the file again."
+            path, f"has {key} {quoted(value, 40)} in its metadata, but a number is expected. Get the file again."
         )
     return number
 
 
-def _matching(patterns: Any, layer: str) -> Any:
-    """The entry of PEFT's pattern table for a layer. Its keys are ends of paths, which PEFT takes as regular
-    expressions; a stranger's are compared as they are, but for the marks of ends and full stops."""
-    if not isinstance(patterns, dict):
-        return None
-    for pattern, value in patterns.items():
+def _ends(patterns: Any) -> dict[str, tuple[int, Any]]:
+    """PEFT's pattern table: end of a path -> its place in the table, and its value.
+
+    PEFT takes the keys as regular expressions; a stranger's are compared as they are, but for the marks of ends and
+    full stops.
+    """
+    ends: dict[str, tuple[int, Any]] = {}
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         plain = re.sub(r"\\(.)", r"\1", str(pattern).removeprefix("^").removesuffix("$"))
-        if layer == plain or layer.endswith(f".{plain}"):
-            return value
-    return None
+        ends.setdefault(plain, (len(ends), value))
+    return ends

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ...bases.miniature import MINIATURE
 from ...bundled import bundled_weights
+from ...errors import FileFormatError
 from ...faces.face import Face
+from ...formats.container import read_tensors
 from ...pictures.files import square_crop
 from ..world.captions import ATTRIBUTES, Context
 
@@ -123,12 +125,21 @@ def attribute_accuracy(judge: AttributeJudge, pictures: Tensor, context: Context
 
 
 def load_judges(folder: Path) -> tuple[IdentityJudge, AttributeJudge]:
-    """Both judges from a folder that `recipe.judges` wrote, ready to judge."""
-    from safetensors.torch import load_file
+    """Both judges from a folder that `recipe.judges` wrote, ready to judge.
 
+    Raises:
+        FileFormatError: a file is missing, damaged or of another network.
+    """
     judges = IdentityJudge(), AttributeJudge()
     for judge, name in zip(judges, ("identity", "attributes"), strict=True):
-        judge.load_state_dict({k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()})
+        path = folder / f"{name}.safetensors"
+        tensors = read_tensors(path)[1]
+        try:
+            judge.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+        except RuntimeError as error:
+            raise FileFormatError(
+                path, f"does not hold the weights of this judge ({str(error)[:200]}). Get the miniature again."
+            ) from error
         judge.train(False).requires_grad_(False)
     return judges
 

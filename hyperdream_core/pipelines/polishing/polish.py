@@ -317,7 +317,8 @@ def _train(
     saved: PolishCheckpoint,
 ) -> None:
     with undivided():
-        step, steps = saved.load(run), config.steps_from(given[1] is not None)
+        steps = config.steps_from(given[1] is not None)
+        step = saved.load(run, steps)
     while step < steps and run.looks_since < config.patience:
         progress(step, steps)
         losses = _add_gradients(base, run, given, config, step)

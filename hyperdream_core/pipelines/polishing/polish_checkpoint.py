@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...config import config_to_json
-from ...errors import ConfigError, FileFormatError
+from ...errors import ConfigError, FileFormatError, quoted
 from ...formats.container import read_container, read_names, write_container
 from ...identity import Identity
 from .trainable_adapters import TrainableAdapters
@@ -21,6 +21,7 @@ from .trainable_adapters import TrainableAdapters
 _KIND = "hyperdream-finetune-checkpoint"
 _VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_REMEDY = "Remove it to polish from the beginning, or name another checkpoint."
 
 
 @dataclass(eq=False)
@@ -98,26 +99,25 @@ class PolishCheckpoint:
         """
         if self.path is None or not self.path.exists():
             return False
-        metadata, _ = read_container(self.path, _KIND, _VERSION)
-        return metadata.get("job") == self.job
+        return self._read(self.path)[0].get("job") == self.job
 
     @torch.no_grad()
-    def load(self, run: PolishRun) -> int:
-        """Put the saved state into the run and return its step; 0 if there is no file.
+    def load(self, run: PolishRun, steps: int) -> int:
+        """Put the saved state into a run of so many steps and return its step; 0 if there is no file.
 
         Raises:
-            FileFormatError: the file is damaged or no checkpoint.
+            FileFormatError: the file is damaged, altered or no checkpoint; the run is as it was.
             ConfigError: it belongs to another job.
         """
         if self.path is None or not self.path.exists():
             return 0
-        metadata, tensors = read_container(self.path, _KIND, _VERSION)
+        metadata, tensors = self._read(self.path)
         if metadata.get("job") != self.job:
             raise ConfigError(
                 f"{self.path.name} is the checkpoint of another job: other pictures, start or settings. Name another "
                 "file, or remove it to begin anew"
             )
-        step = int(tensors["step"])
+        step = _checked_step(self.path, tensors, run, steps)
         for index, parameter in enumerate(run.adapters.parameters()):
             parameter.copy_(tensors[f"parameter.{index}"])
             state: dict[str, Any] = {name: tensors[f"{name}.{index}"].to(parameter) for name in _MOMENTS}
@@ -131,10 +131,51 @@ class PolishCheckpoint:
         run.best_loss, run.looks_since = tensors["best_loss"], int(tensors["looks_since"])
         return step
 
+    def _read(self, path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+        try:
+            return read_container(path, _KIND, _VERSION)
+        except FileFormatError as error:
+            raise FileFormatError(path, f"{error.problem.rstrip('.')}. {_REMEDY}") from error
+
     def remove(self) -> None:
         """The job is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _checked_step(path: Path, tensors: Mapping[str, Tensor], run: PolishRun, steps: int) -> int:
+    """The step of a checkpoint whose tensors are those of this run, in their shapes, with numbers it can have."""
+    parameters = run.adapters.parameters()
+    kinds = ("parameter", *_MOMENTS, *(["best"] if "best.0" in tensors else []))
+    step = _whole(path, "step", tensors, 0, steps)
+    _whole(path, "looks_since", tensors, 0, step)
+    shapes: dict[str, tuple[int, ...]] = {"step": (1,), "looks_since": (1,)}
+    shapes |= {"losses": (step, run.adapters.rows), "best_loss": (run.adapters.rows,)}
+    shapes |= {f"{kind}.{index}": tuple(one.shape) for kind in kinds for index, one in enumerate(parameters)}
+    for name in sorted({*shapes, *tensors}):
+        if name not in tensors or name not in shapes:
+            what = "lacks" if name in shapes else "has an unknown"
+            raise FileFormatError(path, f"{what} tensor {quoted(name, 120)} for this job. It was altered. {_REMEDY}")
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shapes[name] or (name[-1].isdigit() and torch.finfo(tensor.dtype).bits < 32):
+            raise FileFormatError(
+                path,
+                f"tensor {name!r} is {tuple(tensor.shape)} of {tensor.dtype}, but {shapes[name]} of float32 is "
+                f"expected at step {step}. It was altered. {_REMEDY}",
+            )
+        if name.partition(".")[0] in ("exp_avg_sq", "losses", "best_loss") and bool((tensor < 0).any()):
+            raise FileFormatError(path, f"tensor {name!r} holds numbers below 0. It was altered. {_REMEDY}")
+    return step
+
+
+def _whole(path: Path, name: str, tensors: Mapping[str, Tensor], low: int, high: int) -> int:
+    found = tensors[name].flatten().tolist() if name in tensors and tensors[name].numel() == 1 else []
+    if not found or found[0] != int(found[0]) or not low <= found[0] <= high:
+        raise FileFormatError(
+            path,
+            f"has {name} {quoted(found)}, but a whole number in {low}..{high} is expected. It was altered. {_REMEDY}",
+        )
+    return int(found[0])
 
 
 def job_digest(config: Any, subjects: Sequence[tuple[Tensor, Sequence[str]]], starts: Sequence[Identity | None]) -> str:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ...bases import get_base
 from ...config import config_from_json, config_to_json
-from ...errors import ConfigError, FileFormatError
+from ...errors import ConfigError, FileFormatError, quoted
 from ...faces.prepared_faces import Faces
 from ...formats.predictor_file import HypernetworkFile, read_hypernetwork, write_hypernetwork
 from ...identity import Identity
 from ...models.hypernetwork import Hypernetwork, HypernetworkConfig
+from ...models.image_encoder import building_errors
 from .predict import PredictConfig, neutral_identity, predict_identity
 from .wants import Wants
 
@@ -101,17 +102,29 @@ def read_hypernetwork_predictor(
         MissingDependencyError: its image encoder needs a package that is not installed.
     """
     contents = read_hypernetwork(path)
-    try:
-        config = config_from_json(HypernetworkConfig, contents.config)
-        # Compared without memory first: a few bytes of JSON can ask for any size.
-        with torch.device("meta"):
-            expected = _stored_tensors(Hypernetwork(config))
-    except ConfigError as error:
-        raise FileFormatError(path, f"describes no network that can be built ({error}). Get the file again.") from error
+    # Measured without memory first: a few bytes of JSON can ask for any size.
+    config, expected = _measured(Path(path), contents.config)
     _check_tensors(Path(path), contents.tensors, expected)
     network = Hypernetwork(config).to(device, dtype)
     network.load_state_dict(contents.tensors, strict=False)
     return HypernetworkPredictor(network.train(False), contents.base_fingerprint, contents.training)
+
+
+def _measured(path: Path, settings: Mapping[str, Any]) -> tuple[HypernetworkConfig, dict[str, Tensor]]:
+    """The network's configuration and its tensors without numbers, after it was built and run without any."""
+    try:
+        config = config_from_json(HypernetworkConfig, settings)
+        with torch.device("meta"), torch.no_grad():
+            network = Hypernetwork(config)
+            size = network.encoder.image_size
+            network(torch.zeros(1, 3, size, size), refine_steps=2)
+    except ConfigError as error:
+        raise FileFormatError(path, f"describes no network that can be built ({error}). Get the file again.") from error
+    except building_errors() as error:
+        raise FileFormatError(
+            path, f"describes no network that can be built and run ({str(error)[:200]}). Get the file again."
+        ) from error
+    return config, _stored_tensors(network)
 
 
 def _stored_tensors(network: Hypernetwork) -> dict[str, Tensor]:
@@ -124,11 +137,13 @@ def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[st
         if name not in found or name not in expected:
             what = "lacks" if name in expected else "has an unknown"
             raise FileFormatError(
-                path, f"{what} tensor {name!r} for the network of its configuration. It was altered; get it again."
+                path,
+                f"{what} tensor {quoted(name, 120)} for the network of its configuration. It was altered; get it "
+                "again.",
             )
         if found[name].shape != expected[name].shape:
             raise FileFormatError(
                 path,
-                f"tensor {name!r} has the shape {tuple(found[name].shape)}, but its configuration needs "
+                f"tensor {quoted(name, 120)} has the shape {tuple(found[name].shape)}, but its configuration needs "
                 f"{tuple(expected[name].shape)}. It was altered; get it again.",
             )

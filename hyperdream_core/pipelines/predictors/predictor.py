@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...bundled import bundled_predictor
-from ...errors import FileFormatError
+from ...errors import FileFormatError, quoted
 from ...faces.prepared_faces import Faces
 from ...formats import predictor_file
 from ...formats.container import read_names
@@ -86,7 +86,7 @@ def open_predictor(
         path = bundled_predictor(source) or path
     kind = read_names(path)[0].get("kind", "")
     if kind not in KINDS:
-        holds = f"holds {kind!r}" if kind else "does not say what it holds"
+        holds = f"holds {quoted(kind)}" if kind else "does not say what it holds"
         raise FileFormatError(
             path, f"{holds}, but a predictor ({', '.join(map(repr, KINDS))}) is expected. Choose a predictor's file."
         )

@@ -93,7 +93,17 @@ def test_tensors_other_than_the_configurations_are_refused(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"width": 12_000_000}, "but its configuration needs"),  # refused before any memory is taken
+        ({"width": 12_000}, "but its configuration needs"),  # refused before any memory is taken
+        ({"width": 12_000_000}, "width must be 16384 or less"),
+        ({"decoder_layers": 10**9}, "decoder_layers must be 256 or less"),
+        ({"image_encoder": {"kind": "conv", "blocks": [1, 10**9, 1]}}, r"blocks must be whole numbers in 1\.\.128"),
+        ({"image_encoder": {"kind": "conv", "channels": [8, 8, 8, True]}}, "channels must be whole numbers"),
+        ({"image_encoder": {"kind": "vit", "model_type": "llama"}}, "unknown type of vision transformer 'llama'"),
+        ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"num_hidden_layers": 10**9}}}, "256 or less"),
+        ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"patch_size": 0}}}, "describes no network"),
+        ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"hidden_act": "x"}}}, "describes no network"),
+        ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"num_channels": 4}}}, "describes no network"),
+        ({"image_encoder": {"kind": "vit", "model_type": "vit", "std": [0, 1, 1]}}, "std must be 3 numbers"),
         ({"rank": 10**9}, "rank must be 128 or less"),
         ({"depth": 3}, "no setting 'depth'"),
         ({"image_encoder": {"kind": "conv", "channels": "wide"}}, "describes no network"),
