@@ -158,6 +158,10 @@ def _why_not_written(error: BaseException) -> str | None:
 
     Libraries that are written in Rust do not raise an OSError: the tokenizers' raises a plain Exception.
     """
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        # A tree's copy gathers what every file met: (from, to, "[Errno 28] No space left on device: 'name'").
+        met = re.match(r"(\[Errno [0-9]+\] )?(?P<reason>[^:]+)", str(error.args[0][0][2]))
+        return met["reason"] if met else "it could not be copied"
     if isinstance(error, OSError):
         return str(error.strerror or error)
     found = None if isinstance(error, HyperDreamError) else _RUST_SAYS.search(str(error))

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -174,6 +175,7 @@ def test_reserved_space_is_taken_from_the_disk(tmp_path: Path, monkeypatch: pyte
     [
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        shutil.Error([("from", "to", "[Errno 28] No space left on device: 'to'")]),
         RuntimeError("No space left on device (os error 28)"),  # The tokenizers' library raises its like.
     ],
 )

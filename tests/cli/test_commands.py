@@ -276,7 +276,7 @@ def test_a_stopped_build_says_how_to_go_on(run: Callable, tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(publish, "publish", stop)
-    ran = run("miniature", "build", "--work", tmp_path / "work", "--out", tmp_path / "out")
+    ran = run("miniature", "build", "--quick", "--work", tmp_path / "work", "--out", tmp_path / "out")
     assert ran.code == 130 and f"are kept in {tmp_path / 'work'}; the same command goes on" in ran.error
 
 

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from ...miniature.recipe.publish import publish, write_card
+    from ...miniature.recipe.publish import PUBLISHED, publish, write_card
     from ...miniature.recipe.recipe import Recipe
     from ...miniature.trial.config import TrialConfig
     from ...miniature.trial.trial import evaluate
@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     config = _recipe_config(arguments)
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
-    for folder in (arguments.work, arguments.out):
-        console.open_results(folder, [])
+    console.open_results(arguments.work, [], Recipe(arguments.work, config).room())
+    console.open_results(arguments.out, [], room=PUBLISHED)
     console.on_stop = (
         f"finished stages and checkpoints are kept in {arguments.work}; the same command goes on from there"
     )

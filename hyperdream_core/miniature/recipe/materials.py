@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...bases.miniature import MINIATURE
 from ...config import config_to_json
 from ...errors import ConfigError
 from ...models.hypernetwork import HypernetworkConfig
@@ -29,6 +30,11 @@ from .corpus import CHUNK, Corpus, build_corpus
 from .patch_codec import PATCH
 from .results import Result, Say, no_say
 
+_CODES = 2 * LATENT_CHANNELS * (MINIATURE.picture_size // PATCH) ** 2
+_FEATURES = 17_000
+_TRAINED, _ROUND, _CHECKPOINT = 410_000_000, 71_000_000, 210_000_000
+"""Bytes of a picture's latents, of what the image encoder sees in one, and of networks: all that are trained once with
+their checkpoints, base and predictor of a round, and the largest checkpoint."""
 _MODEL = ("config.json", "diffusion_pytorch_model.safetensors")
 _PARTS = {"unet": _MODEL, "vae": _MODEL, "text_encoder": ("config.json", "model.safetensors"),
           "tokenizer": ("tokenizer_config.json",), "scheduler": ("scheduler_config.json",)}  # fmt: skip
@@ -139,6 +145,20 @@ class Materials:
         """A training's checkpoint; one of its own for a round that is made anew after a later one has begun."""
         path = self.folder / f"{name}.checkpoint.safetensors"
         return path if steps_of(path) <= steps else path.with_name(f"{name}-{rounds}.checkpoint.safetensors")
+
+    def room(self) -> int:
+        """Bytes that are still to be written, about."""
+        c = self.config
+        picture = 3 * MINIATURE.picture_size**2
+        people = (c.contexts + 1) * picture + c.contexts * _CODES + _FEATURES
+        whole = (
+            c.people * people + c.pets * c.contexts * (picture + _CODES) + c.judge_people * c.judge_contexts * picture
+        )
+        whole += _TRAINED + c.rounds * _ROUND
+        there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        # Only whoever trains on writes a checkpoint beside the one before.
+        beside = 0 if (self.folder / f"base-{c.rounds}").exists() else _CHECKPOINT
+        return max(0, whole - there) + beside
 
     def corpus(self, name: str) -> Corpus:
         """Render or open one of the corpora: faces, references, pets, judges."""

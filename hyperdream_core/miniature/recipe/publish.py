@@ -19,6 +19,8 @@ from .recipe import Recipe
 from .results import make_folder
 
 CARD = "MODEL_CARD.md"
+PUBLISHED = 47_000_000
+"""bytes of the weights, about"""
 SINGLE_FILE = "miniature.safetensors"
 """The base as one checkpoint in the ldm layout, written into the recipe's folder."""
 

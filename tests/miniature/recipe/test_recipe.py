@@ -11,7 +11,7 @@ import torch
 
 from hyperdream_core.errors import ConfigError
 from hyperdream_core.miniature.recipe.materials import quick
-from hyperdream_core.miniature.recipe.publish import SINGLE_FILE, publish, write_card
+from hyperdream_core.miniature.recipe.publish import PUBLISHED, SINGLE_FILE, publish, write_card
 from hyperdream_core.miniature.recipe.recipe import Recipe
 from hyperdream_core.miniature.trial.config import TrialConfig
 from hyperdream_core.miniature.trial.sweep import sweep
@@ -89,6 +89,15 @@ def test_stopped_and_then_taken_a_round_further_a_build_has_the_same_weights(
     first, second = load_file(ours), load_file(theirs)
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=0.0, atol=0.0)
+
+
+def test_the_room_that_a_build_takes_is_known_before_it(published: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, target = published
+    taken = sum(path.stat().st_size for path in recipe.folder.rglob("*") if path.is_file())
+    needed = Recipe(tmp_path, quick()).room()
+    assert taken < needed < 1.6 * taken and recipe.room() < 0.1 * taken
+    assert sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) < PUBLISHED
+    assert Recipe(tmp_path, replace(quick(), people=10_024)).room() - needed == pytest.approx(10_000 * 63_000, rel=0.02)
 
 
 def test_no_round_is_refused() -> None:
