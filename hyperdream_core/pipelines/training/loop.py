@@ -8,9 +8,12 @@ that a resumed run continues exactly where it stopped. Several processes are Acc
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from ..undivided import ended_like_stopped, undivided
 from .checkpoint import TrainingCheckpoint
 
 Progress = Callable[[int, int], None]
+GRACE = 10.0
+"""Seconds in which processes that may have been interrupted themselves save what they have."""
 CYCLE_SEEDS = 1000
 """Between the seeds of two cycles, so that the second does not see the first one's batches again."""
 
@@ -220,7 +225,7 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], processes:
 
     # Whoever has trained in one process before has left a state that says so, and forked processes would believe it.
     AcceleratorState._reset_state(reset_partial_state=True)
-    with tempfile.TemporaryDirectory(prefix="hyperdream-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hyperdream-") as folder, _stopping_children(), ended_like_stopped():
         try:
             debug_launcher(_run_and_report, args=(function, arguments, folder), num_processes=processes)
         except (ProcessRaisedException, ProcessExitedException) as error:
@@ -235,6 +240,25 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], processes:
                     "on from the last checkpoint"
                 ) from error
             raise
+
+
+@contextmanager
+def _stopping_children() -> Iterator[None]:
+    """Where this process is interrupted alone, stop those that it has started, and let them save what they have."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except KeyboardInterrupt:
+        children = set(multiprocessing.active_children()) - before
+        # Ctrl-C on a terminal reaches them too, and another signal would end them while they save.
+        for wait, number in ((GRACE, signal.SIGINT), (60.0, signal.SIGTERM)):
+            for child in children:
+                child.join(wait)
+                if child.is_alive() and child.pid:
+                    os.kill(child.pid, number)
+        for child in children:
+            child.join(10.0)
+        raise
 
 
 _REFUSALS: dict[str, type[HyperDreamError]] = {one.__name__: one for one in (ConfigError, OutputError)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from hyperdream_core.errors import ConfigError, FileFormatError, HyperDreamError, OutputError
 from hyperdream_core.formats.container import read_container
+from hyperdream_core.pipelines.training import loop
 from hyperdream_core.pipelines.training.checkpoint import CHECKPOINT
 from hyperdream_core.pipelines.training.loop import (
     TrainingConfig,
@@ -84,8 +86,6 @@ def test_the_checkpoint_of_a_longer_training_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_amid_an_update_is_heeded_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyperdream_core.pipelines.training import loop
-
     average, calls = loop._average, []
 
     def average_with_an_interrupt(*arguments: object) -> None:
@@ -120,8 +120,6 @@ def test_a_step_that_fails_before_its_update_is_taken_again(failure: type[BaseEx
 
 
 def test_an_update_that_fails_half_way_is_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyperdream_core.pipelines.training import loop
-
     average, calls = loop._average, []
 
     def fail_at_the_sixth(*arguments: object) -> None:
@@ -258,3 +256,42 @@ def test_a_killed_process_of_two_is_said_and_the_training_goes_on(tmp_path: Path
         launch(_die_in_a_process, (tmp_path,), 2)
     launch(_train_in_a_process, (tmp_path,), 2)
     assert float(read_container(tmp_path / "checkpoint", CHECKPOINT, 1)[1]["step"]) == CONFIG.steps
+
+
+def _train_slowly(folder: Path) -> None:
+    def wait(step: int, steps: int) -> None:
+        (folder / "began").write_text(str(step))
+        time.sleep(0.1 if step < 4 else 20)
+
+    train(Line(), draw, CONFIG, folder / "checkpoint", wait if folder.name == "stopped" else None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_where_only_the_parent_of_two_processes_is_stopped_they_stop_and_save(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "GRACE", 0.3)
+    for name in ("stopped", "at-once"):
+        (tmp_path / name).mkdir()
+    parent = os.fork()
+    if not parent:
+        code = 1
+        try:
+            launch(_train_slowly, (tmp_path / "stopped",), 2)
+        except KeyboardInterrupt:
+            code = 130
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "stopped" / "began").exists():
+        time.sleep(0.05)
+    while time.monotonic() < deadline and (tmp_path / "stopped" / "began").read_text() != "4":
+        time.sleep(0.05)
+    os.kill(parent, number)
+    assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == 130
+    checkpoint = tmp_path / "stopped" / "checkpoint"
+    assert float(read_container(checkpoint, CHECKPOINT, 1)[1]["step"]) == 4
+    launch(_train_in_a_process, (tmp_path / "stopped",), 2)
+    launch(_train_in_a_process, (tmp_path / "at-once",), 2)
+    assert checkpoint.read_bytes() == (tmp_path / "at-once" / "checkpoint").read_bytes()
