@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from hyperdream_core.identity import Identity
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--inputs", type=int, default=5000, help="hostile inputs of `pytest tests/fuzz -m slow`, in all")
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> Image.Image:
     """512x512 px with one face around (222, 120), 100 px wide; NASA, public domain; comes with scikit-image."""
