@@ -137,6 +137,18 @@ def _type_name(hint: Any) -> str:
     return names.get(hint) or str(hint)
 
 
+def check_at_most(config: Any, **most: float) -> None:
+    """Refuse settings beyond what any machine finishes or any number format holds, before memory is asked for them.
+
+    Raises:
+        ConfigError: one is larger than its bound in size, or is no number.
+    """
+    for name, bound in most.items():
+        value = getattr(config, name)
+        if value is not None and not abs(value) <= bound:
+            raise ConfigError(f"{name} must be {bound:,} or less, got {value:,}")
+
+
 def changed_setting(was: Any, now: Any, name: str = "") -> str:
     """The first setting in which two JSON values differ, such as "base.steps 40 (now 60)"; empty if none does."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):

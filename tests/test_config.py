@@ -9,6 +9,7 @@ import pytest
 
 from hyperdream_core.config import config_from_json, config_to_json, field_help
 from hyperdream_core.errors import ConfigError
+from hyperdream_core.pipelines.drawing.draw import DrawConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +94,14 @@ def test_help_is_the_docstring_under_each_field_inherited_ones_included() -> Non
     texts = field_help(Heir)
     assert list(texts) == [*field_help(Outer), "extra"]
     assert (texts["rate"], texts["extra"]) == ("Rate, 0..1.", "One more.")
+
+
+@pytest.mark.parametrize("name", ["steps", "batch", "size", "guidance_scale", "strength", "seed"])
+def test_settings_that_no_machine_finishes_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be [0-9,]+ or less, got"):
+        DrawConfig(**{name: 2**64})
+
+
+def test_a_strength_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ConfigError, match="strength must be 100 or less, got nan"):
+        DrawConfig(strength=float("nan"))

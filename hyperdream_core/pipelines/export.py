@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from ..config import check_at_most
 from ..errors import ConfigError
 from ..formats.lora_file import LoraMetadata, write_lora
 from ..identity import Identity
@@ -31,6 +32,7 @@ class ExportConfig:
     """Licence to state in the file; empty states none."""
 
     def __post_init__(self) -> None:
+        check_at_most(self, strength=100)
         if self.dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...config import check_at_most
 from ...errors import ConfigError
 from ...pipelines.drawing.guidance_config import GuidanceConfig
 
@@ -37,6 +38,7 @@ class TrialConfig(GuidanceConfig):
         for name in ("people", "prompts", "sample_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        check_at_most(self, people=100_000, prompts=1000, sample_steps=1000, polish_rank=1024)
         if self.population not in ("test", "validation"):
             raise ConfigError(f"population must be 'test' or 'validation', got {self.population!r}")
         for method in self.methods:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...config import check_at_most
 from ...errors import ConfigError
 from ...ops.finite import is_finite, sound
 from ..base import Base, check_answer, frozen
@@ -47,6 +48,7 @@ class DrawConfig(GuidanceConfig):
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        check_at_most(self, steps=1000, batch=1024, size=4096, seed=2**63 - 1)
         if self.size < 0 or self.size % 8:
             raise ConfigError(f"size must be a multiple of 8 px, got {self.size}")
 

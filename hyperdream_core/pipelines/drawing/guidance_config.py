@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ...config import check_at_most
 from ...errors import ConfigError
 from ...ops.bands import parse_schedule
 from ...ops.guidance import PRESETS, BranchWeights, Dials, branch_weights, preset_weights
@@ -53,6 +54,7 @@ class GuidanceConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be 0 or more, got {value}")
+        check_at_most(self, guidance_scale=1000, base_scale=1000, subject_scale=1000, strength=100)
         for name in ("null_strength", "rescale", "rank_share"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

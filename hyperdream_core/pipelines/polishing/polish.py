@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...bases import TARGET_SETS
+from ...config import check_at_most
 from ...errors import Cancelled, ConfigError, OutputError
 from ...identity import Identity, truncated
 from ...ops.finite import is_finite
@@ -117,6 +118,11 @@ class PolishConfig:
         if not 0 <= self.jitter <= 0.25:
             raise ConfigError(f"jitter must lie in 0..0.25, got {self.jitter}")
         check_words(self.identifier, self.class_noun)
+        check_at_most(
+            self, steps=1_000_000, rank=1024, batch=1024, preserve_batch=1024, samples_at_once=1024, crops=1000,
+            file_rank=1024, down_dim=4096, up_dim=4096, preserve=1000, anchor=1e6, noise_power=100,
+            background_weight=1000, seed=2**63 - 1,
+        )  # fmt: skip
         if self.target_set not in TARGET_SETS:
             raise ConfigError(f"unknown target set {self.target_set!r}; known: {', '.join(TARGET_SETS)}")
 

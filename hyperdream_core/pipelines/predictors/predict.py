@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...config import check_at_most
 from ...errors import ConfigError, ReferenceImageError
 from ...identity import Identity, averaged, truncated
 from ...models.hypernetwork import Hypernetwork
@@ -32,6 +33,7 @@ class PredictConfig:
         if self.refine_steps < 0:
             raise ConfigError(f"refine_steps must be 0 or more, got {self.refine_steps}")
         check_words(self.identifier, self.class_noun)
+        check_at_most(self, refine_steps=1000)
 
 
 @torch.no_grad()
