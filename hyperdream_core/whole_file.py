@@ -84,15 +84,16 @@ def as_text(text: str) -> str:
 
 
 def check_writable(path: Path | str) -> None:
-    """See, before any work, that a file can be written there: its folder is made, and a part written and removed.
+    """See, before any work, that a file can be written there: a part is written and removed, where the first folder is
+    that is there already.
 
     Raises:
         OutputError: as `whole_file`.
     """
     path = Path(path)
     _check_place(path, stat.S_ISREG, "file")
-    with _part_of(path, "a file") as part:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    above = next((one for one in path.parents if os.path.lexists(one)), path.parent)
+    with _part_of(above / path.name, "a file") as part:
         part.write_bytes(b"1")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 import stat
 from collections.abc import Callable, Sequence
@@ -297,3 +298,39 @@ def test_a_command_line_that_cannot_work_is_refused_in_one_sentence_and_changes_
 
 def test_there_are_a_hundred_of_them() -> None:
     assert len(LINES) >= 100
+
+
+PIECES = (
+    "sofia.png", "gone.png", "text.txt", "folder", "fifo", "dangling", os.devnull, "base", "sofia.safetensors", "other.safetensors",
+    "predictor.safetensors", "nested.json", "/", ".", "..", "x" * 300, "脸" * 90, "caf\udce9", "\ud800", "--", "-", "--json", "--out",
+    "--prompt", "--size", "--steps", "--seed", "--name", "--base", "--start", "--identity", "--checkpoint", "--detector", "--face",
+    "--schedule", "--guidance", "--branch-weights", "--active", "--weights", "--people", "--config", "--caption", "--predictor",
+    "auto", "none", "miniature", "hybrid", "weights", "cascade", "cpu", "meta", "cuda:9", "abacus", FACE, "a face", "", " ", "\n", "a\0b",
+    *NUMBERS,
+)  # fmt: skip
+"""what the words of a random command line are taken from"""
+COMMANDS = ("personalize", "prepare", "predict", "polish", "draw", "export", "inspect", "miniature", "finetune")
+
+
+@pytest.mark.slow
+def test_random_command_lines_never_end_in_a_traceback_and_never_change_what_was_there(
+    run: Callable[..., Any], folder: Path, before: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those that happen to work may make something new; nothing that was there changes."""
+    chance, refusals = random.Random(16), 0
+    for number in range(500):
+        here = tmp_path / str(number)
+        shutil.copytree(folder, here, symlinks=True, ignore=lambda *_: ["fifo", "base"])
+        os.mkfifo(here / "fifo")
+        (here / "base").symlink_to(folder / "base")
+        monkeypatch.chdir(here)
+        old = snapshot(here)
+        # One step of the smallest size, where a line should work after all.
+        words = [chance.choice(COMMANDS), *chance.choices(PIECES, k=chance.randint(0, 6))]
+        ran = run(*words)
+        assert ran.code in (0, 1, 2, 130) and "Traceback" not in ran.error, (number, words, ran.error[-500:])
+        refusals += ran.code != 0
+        new = snapshot(here)
+        assert {name: new.get(name) for name in old} == old, (number, words)
+        shutil.rmtree(here)
+    assert refusals > 400 and snapshot(folder) == before

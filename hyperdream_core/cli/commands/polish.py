@@ -92,11 +92,13 @@ def _polish(job: _Job, console: Console) -> Outcome:
         if captions is None:
             captions = tuple(companions_of(family.name).read_captions(base, faces.at(family.picture_size)))
         references = faces.at(job.size or family.picture_size)
-        result = polish(base, references, start, job.config, progress, job.checkpoint, captions)
+        result = polish(base, references, start, job.config, progress, job.checkpoint, captions, keeps_checkpoint=True)
     if result.cancelled and not result.losses:
         raise Cancelled(f"stopped before the first step; {_as_it_was(job)}")
     path = results.keep(job.out.name, lambda path: write_identity(path, result.identity))
     results.close()
+    if job.checkpoint is not None and not result.cancelled:
+        job.checkpoint.unlink(missing_ok=True)
     facts: dict[str, Any] = {
         "steps": len(result.losses),
         "seconds": round(result.seconds, 2),

@@ -157,6 +157,7 @@ def polish(
     checkpoint: Path | None = None,
     captions: Sequence[str] = (),
     watch: Watcher | None = None,
+    keeps_checkpoint: bool = False,
 ) -> PolishResult:
     """Polish a predicted identity, or make one from nothing, on pictures of its subject.
 
@@ -172,6 +173,7 @@ def polish(
         progress: called with (step, steps) between steps.
         watch: likewise, with the adapter as it is by then.
         checkpoint: file to save to every few steps and to resume from; removed when the job is done.
+        keeps_checkpoint: leave that to the caller, who first writes the result to where it cannot be lost.
         captions: what each reference shows besides the subject, such as "smiling, at the beach"; what they name is
             not learnt as a part of the subject. `describe` reads them off the pictures.
 
@@ -182,7 +184,11 @@ def polish(
         Cancelled: stopped before there was anything to train.
     """
     subject = (references, captions)
-    return _polish_rows(base, [subject], [start], config or PolishConfig(), progress, checkpoint, watch)[0]
+    config = config or PolishConfig()
+    result = _polish_rows(base, [subject], [start], config, progress, checkpoint, watch)[0]
+    if checkpoint is not None and not (result.cancelled or keeps_checkpoint):
+        checkpoint.unlink(missing_ok=True)
+    return result
 
 
 def polish_batch(
@@ -268,8 +274,6 @@ def _polish_rows(
                 with suppress(OutputError):
                     saved.save(run, len(run.losses))
     results = _results(run, starts, config, cancelled, began)
-    if not cancelled:
-        saved.remove()
     if base.device.type == "cuda":
         del run, adapters, optimizer, material
         torch.cuda.empty_cache()

@@ -137,11 +137,6 @@ class PolishCheckpoint:
         except FileFormatError as error:
             raise FileFormatError(path, f"{error.problem.rstrip('.')}. {_REMEDY}") from error
 
-    def remove(self) -> None:
-        """The job is done."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
 
 def _checked_step(path: Path, tensors: Mapping[str, Tensor], run: PolishRun, steps: int) -> int:
     """The step of a checkpoint whose tensors are those of this run, in their shapes, with numbers it can have."""
