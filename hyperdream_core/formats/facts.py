@@ -9,6 +9,8 @@ from pathlib import Path
 from ..errors import BaseMismatchError, FileFormatError, quoted
 from ..json_text import JsonTextError, parse_json
 
+_LONGEST_WORDS = 300
+
 
 class Facts:
     """Reads single entries of one file's metadata, and refuses the file by name if one is not what it must be."""
@@ -43,6 +45,17 @@ class Facts:
                 f"has {key} {quoted(value)}, but a whole number of 1 or more is expected. Get the file again.",
             )
         return int(value)
+
+    def words(self, key: str) -> str:
+        """The entry as words for prompts: on one line, of bearable length."""
+        value = self.text(key)
+        if len(value) > _LONGEST_WORDS or not value.isprintable():
+            raise FileFormatError(
+                self.path,
+                f"has {key} {quoted(value)}, but at most {_LONGEST_WORDS} printable characters on one line are "
+                "expected. Get the file again.",
+            )
+        return value
 
     def check_digest(self, key: str, expected: str, thing: str) -> None:
         """Refuse the file unless its digest of `thing` is the one of this release."""

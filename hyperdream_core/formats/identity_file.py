@@ -135,8 +135,8 @@ def read_identity(path: Path | str, family: str | None = None) -> Identity:
         up_dim=up_dim,
         coefficients={name: LidbCoefficients(**sides) for name, sides in parts.items()},
         bands=bands,
-        identifier=facts.text("identifier"),
-        class_noun=facts.text("class_noun"),
+        identifier=facts.words("identifier"),
+        class_noun=facts.words("class_noun"),
         made_by=facts.facts("made_by"),
     )
 

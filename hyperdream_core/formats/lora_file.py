@@ -190,7 +190,12 @@ def _words(metadata: Mapping[str, str]) -> dict[str, str]:
     tags = metadata.get("ss_tag_frequency", "")
     if "hyperdream.family" in metadata and not found[0] and tags == _tag_frequency(phrase):
         found = phrase.partition(" ")[::2]  # As 0.1.0 wrote it, whose identifiers are one word.
-    is_known = bool(found[0]) and f"{found[0]} {found[1]}".strip() == phrase
+    is_known = (
+        bool(found[0])
+        and len(phrase) <= _LONGEST_PHRASE
+        and phrase.isprintable()
+        and f"{found[0]} {found[1]}".strip() == phrase
+    )
     return {"identifier": found[0], "class_noun": found[1]} if is_known else {}
 
 

@@ -173,6 +173,8 @@ FIRST = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.li
             FileFormatError,
             "holds NaN or inf",
         ),
+        (lambda m, t: m.update(identifier="a" * 301), FileFormatError, "but at most 300 printable characters"),
+        (lambda m, t: m.update(class_noun="face\n\x1b[2J"), FileFormatError, r"has class_noun 'face.n.x1b"),
         (lambda m, t: m.pop("rank"), FileFormatError, "lacks 'rank' in its metadata"),
         (lambda m, t: m.update(made_by="{"), FileFormatError, "made_by in its metadata that is not valid JSON"),
         (lambda m, t: m.update(made_by="[" * 100_000), FileFormatError, "nested deeper than 32"),

@@ -135,7 +135,7 @@ def _other_facts(facts: Any, chance: random.Random) -> Any:
     if text.startswith(("{", "[")) and kind < 0.85:
         try:
             return {**facts, key: dumped(altered_value(json.loads(text), chance))}
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
     if kind > 0.97:
         return {**facts, key: hostile(chance)}

@@ -7,25 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileFormatError, HyperDreamError
+from ...errors import FileFormatError, HyperDreamError, printable
 from ..console import Console, Outcome
 from ..flags import place
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `inspect`."""
-    parser.add_argument("files", metavar="FILE", nargs="+", type=place, help="file or diffusers folder")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", type=place, help="file, folder of files, or diffusers folder"
+    )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     """A report on each file; refused ones give exit code 1."""
-    reports = [inspect_file(path) for path in arguments.files]
+    reports = [inspect_file(path) for given in arguments.files for path in files_of(given)]
     for report in reports:
         if not report["readable"]:
             console.say(f"hyperdream: {report['problem']}")
     text = "\n".join(format_report(report) for report in reports if report["readable"])
     readable = all(report["readable"] for report in reports)
     return Outcome({"files": reports}, text, ok=readable)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files to look into: those of a folder that is no base, of which bad ones do not hide the good ones."""
+    if not path.is_dir() or (path / "model_index.json").exists() or (path / "unet").exists():
+        return [path]
+    found = sorted(one for one in path.iterdir() if one.suffix.lower() == ".safetensors" or _is_picture(one))
+    return found or [path]
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -56,9 +66,9 @@ def inspect_file(path: Path) -> dict[str, Any]:
 def format_report(report: Mapping[str, Any]) -> str:
     """The report as lines for people."""
     if not report["readable"]:
-        return f"{report['file']}: refused\n  {report['problem']}"
+        return f"{printable(report['file'])}: refused\n  {report['problem']}"
     hidden = {"file", "kind", "readable", "problem", "metadata"}
-    lines = [f"{report['file']}: {report['kind']}"]
+    lines = [f"{printable(report['file'])}: {report['kind']}"]
     for key, value in report.items():
         if key in hidden or value in ({}, "", None):
             continue
@@ -67,7 +77,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             shown = f"{value / 1000:,.1f} KB"
         elif isinstance(value, float):
             shown = f"{value:.4g}"
-        lines.append(f"  {key.replace('_', ' '):<18} {shown}")
+        lines.append(f"  {key.replace('_', ' '):<18} {printable(str(shown))}")
     return "\n".join(lines)
 
 
@@ -77,17 +87,9 @@ def header(path: Path) -> tuple[dict[str, str], list[str]]:
     Raises:
         FileFormatError: not such a file, or a damaged one.
     """
-    from safetensors import SafetensorError, safe_open
+    from ...formats.container import read_names
 
-    from ...formats.container import read_tensors
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {}), list(file.keys())
-    except (SafetensorError, OSError) as error:
-        # Reading all of it says best what is wrong, and a file whose header cannot be read is refused at once.
-        read_tensors(path)
-        raise FileFormatError(path, f"is not a readable safetensors file ({error}). Get it again.") from error
+    return read_names(path)
 
 
 def kind_of(metadata: Mapping[str, str], names: list[str]) -> str:
@@ -103,7 +105,7 @@ def kind_of(metadata: Mapping[str, str], names: list[str]) -> str:
     # A file without tensors is left to the LoRA's reader, which says so.
     if looks_like_an_adapter(names) or not (names or found):
         return "LoRA"
-    return f"{found} file" if found else "base checkpoint"
+    return f"{printable(found, 60)} file" if found else "base checkpoint"
 
 
 def _describe_identity(path: Path) -> dict[str, Any]:
