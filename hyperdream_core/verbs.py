@@ -19,6 +19,7 @@ from .miniature.companions import companions_of
 from .pictures.files import Picture, read_picture, save_image
 from .pipelines import export as exporting
 from .pipelines.base import Base
+from .pipelines.before_work import check_prompts
 from .pipelines.diffusers.loading import load_base
 from .pipelines.drawing import draw as drawing
 from .pipelines.drawing.draw import DrawConfig
@@ -115,12 +116,13 @@ def draw(
         config: settings.
 
     Raises:
-        PromptError: a prompt does not name the subject.
+        PromptError: a prompt does not name the subject, or only beyond what the text encoder reads.
         BaseMismatchError: the identity is for another base family.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if identity is not None:
         texts = [insert_identifier(text, identity.identifier, identity.class_noun) for text in texts]
+        check_prompts(base, texts, identity.identifier)
     return drawing.draw(base, texts, identity, config).cpu()
 
 

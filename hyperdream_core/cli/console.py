@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..errors import printable
+
 if TYPE_CHECKING:
     from ..identity import Identity
     from ..pipelines.results_folder import ResultsFolder
+
+
+_LONGEST_SENTENCE = 4000
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """A sentence for people."""
-        write_line(sys.stderr, text)
+        write_line(sys.stderr, printable(text, _LONGEST_SENTENCE))
 
     def note(self, notes: Sequence[str]) -> None:
         """Remarks on something that was read or done in another way than one might think."""

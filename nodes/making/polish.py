@@ -29,6 +29,7 @@ from ...hyperdream_core.pipelines.make_identity import (
 from ...hyperdream_core.pipelines.polishing.polish import PolishConfig
 from ...hyperdream_core.pipelines.predictors.predict import PredictConfig
 from ...hyperdream_core.pipelines.prompts import captions_of_lines
+from ...hyperdream_core.pipelines.results_folder import ResultsFolder
 from ..host import folders, models, run, training
 from .comfy_base import ComfyBase
 from .polish_watch import PolishWatch
@@ -147,6 +148,9 @@ def _keep(made: MadeIdentity) -> Path | None:
     if not made.losses:
         return None
     path = free_file(folders.output_folder("hyperdream"), f"stopped-{time.strftime('%Y%m%d-%H%M%S')}")
-    write_identity(path, replace(made.identity, made_by={**made.identity.made_by, "stopped": "by the user"}))
+    identity = replace(made.identity, made_by={**made.identity.made_by, "stopped": "by the user"})
+    results = ResultsFolder(path.parent)
+    results.keep(path.name, lambda path: write_identity(path, identity))
+    results.close()
     run.say(f"HyperDream: polishing was stopped after {len(made.losses)} steps; the best so far is kept in {path}")
     return path

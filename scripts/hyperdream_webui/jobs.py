@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hyperdream_core.errors import Cancelled, ConfigError, HyperDreamError
-from hyperdream_core.faces.likeness import open_likeness
+from hyperdream_core.errors import Cancelled, ConfigError, HyperDreamError, OutputError
+from hyperdream_core.faces.likeness import Likeness, open_likeness
 from hyperdream_core.faces.prepare import PrepareConfig, prepare_references
 from hyperdream_core.faces.prepared_faces import Faces, report_text
+from hyperdream_core.formats.file_names import SUFFIX, check_name
+from hyperdream_core.formats.identity_file import write_identity
 from hyperdream_core.identity import Identity
 from hyperdream_core.miniature.companions import companions_of
 from hyperdream_core.ops.lowrank import LoraPair
@@ -39,6 +41,7 @@ from hyperdream_core.pipelines.predictors.predict import PredictConfig
 from hyperdream_core.pipelines.predictors.predictor import Predictor
 from hyperdream_core.pipelines.progress import Progress
 from hyperdream_core.pipelines.prompts import captions_of_lines, insert_identifier, without_identifier
+from hyperdream_core.pipelines.results_folder import ResultsFolder
 
 from . import shipped_bases
 from .lora_folder import LoraFolder
@@ -87,11 +90,13 @@ class Jobs:
         check_job(base.family.name, config, predictor, keep_in=self.loras.folder_for(base.family.name))
         with _by_name(order.files):
             faces = self._faces(order.files, order.faces, order.on)
+        # Opened before the work: a detector or recogniser that cannot be loaded is refused now.
+        judge = self._judge(faces, base.family.name)
         made = self._made(base, faces, order, config, predictor)
-        name = self.loras.put(made.identity, order.name)
+        name = self._kept(made.identity, order.name)
         size = config.size or base.family.picture_size
         drawn, infotext = self._drawn(base, made.identity, name, order, size)
-        before, after, by = self._likeness(drawn, faces, base.family.name)
+        before, after, by = _likeness(drawn, *judge)
         if drawn:
             self.loras.show(name, drawn[-1][1])
         self.webui.refresh_networks()
@@ -200,16 +205,31 @@ class Jobs:
         prompts = order.prompt_lines[: len(drawn)]
         return labelled_grid(rows, labels, prompts, title=order.name, font_file=self.webui.font_file)
 
-    def _likeness(self, drawn: list[Pair], faces: Faces, family: str) -> tuple[float | None, float | None, str]:
-        """Likeness before and after, and who measured it or why nobody did."""
-        if not drawn:
-            return None, None, "not measured: nothing was drawn"
-        own = companions_of(family).own_recognizer()
-        measure, by = open_likeness(faces, own, folders=self.webui.face_model_folders)
-        if measure is None:
-            return None, None, by
-        before, after = (_mean(measure(torch.stack([_pixels(pair[side]) for pair in drawn]))) for side in (0, 1))
-        return before, after, by
+    def _judge(self, faces: Faces, family: str) -> tuple[Likeness | None, str]:
+        """Who measures likeness, or why nobody does."""
+        return open_likeness(faces, companions_of(family).own_recognizer(), folders=self.webui.face_model_folders)
+
+    def _kept(self, identity: Identity, name: str) -> str:
+        """The identity in the library; its name there.
+
+        Raises:
+            OutputError: it cannot be put there after all; says where it is instead.
+        """
+        try:
+            return self.loras.put(identity, name)
+        except OutputError as error:
+            results = ResultsFolder(self.loras.folder_for(identity.family))
+            path = results.keep(check_name(name) + SUFFIX, lambda path: write_identity(path, identity))
+            results.close()
+            raise OutputError(f"{error}; the identity itself is kept: {path}") from error
+
+
+def _likeness(drawn: list[Pair], measure: Likeness | None, by: str) -> tuple[float | None, float | None, str]:
+    """Likeness before and after, and who measured it or why nobody did."""
+    if not drawn or measure is None:
+        return None, None, by if drawn else "not measured: nothing was drawn"
+    before, after = (_mean(measure(torch.stack([_pixels(pair[side]) for pair in drawn]))) for side in (0, 1))
+    return before, after, by
 
 
 def _config(order: Order, base: Any) -> MakeIdentityConfig:

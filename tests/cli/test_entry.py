@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import subprocess
 import sys
@@ -128,3 +129,57 @@ def test_a_mistake_of_ours_keeps_its_traceback(run: Callable, monkeypatch: pytes
     monkeypatch.setitem(command_list.COMMANDS, "inspect", command_list.Command("fail", inspect.add_flags, fail))  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run("inspect", "x")
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let `inspect` say this."""
+
+    def run(*_: object) -> entry.Outcome:
+        return entry.Outcome({"text": text}, text)
+
+    monkeypatch.setitem(command_list.COMMANDS, "inspect", command_list.Command("say", inspect.add_flags, run))
+
+
+@pytest.mark.parametrize("words", [("inspect", "x"), ("--json", "inspect", "x")])
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    answering(monkeypatch, "Zoë \udce9 \ud800")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert entry.main(words) == 0
+    shown = stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert (
+        shown == "Zo\\xeb \\udce9 \\ud800\n" if len(words) == 2 else json.loads(shown) == {"text": "Zoë \udce9 \ud800"}
+    )
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_output_that_cannot_be_written_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    answering(monkeypatch, "x")
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert entry.main(["inspect", "x"]) == 1
+    said = capsys.readouterr().err
+    assert said == "" if isinstance(error, BrokenPipeError) else "cannot be printed (No space left" in said
+
+
+def test_a_second_interrupt_while_the_first_is_reported_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(command_list.COMMANDS, "inspect", command_list.Command("stop", inspect.add_flags, stop))  # type: ignore[arg-type]
+    monkeypatch.setattr(entry, "_fail", stop)
+    assert entry.main(["inspect", "x"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_message_is_one_line_without_a_terminals_commands(run: Callable) -> None:
+    ran = run("inspect", "a\x1b[2Jb\nc" + "x" * 9000)
+    (line,) = ran.error.splitlines()
+    assert "\x1b" not in line and len(line) < 5000

@@ -130,7 +130,7 @@ def test_messages_call_photographs_by_their_names(jobs: Jobs, tmp_path: Path) ->
         with pytest.raises(ReferenceImageError, match=r"^anna\.png: ") as raised:
             work()
         assert str(tmp_path) not in str(raised.value)
-    Image.new("RGB", (5000, 100)).save(photograph)
+    Image.new("RGB", (5000, 300)).save(photograph)
     assert "anna.png: reduced" in jobs.look([photograph], WHOLE)[1]
     assert str(tmp_path) not in jobs.look([photograph], WHOLE)[1]
 

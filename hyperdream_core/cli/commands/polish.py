@@ -69,7 +69,7 @@ def _polish(job: _Job, console: Console) -> Outcome:
     from ...errors import Cancelled
     from ...formats.identity_file import read_identity, write_identity
     from ...miniature.companions import companions_of
-    from ...pipelines.before_work import bytes_of_identity, check_outputs, check_texts
+    from ...pipelines.before_work import bytes_of_identity, check_outputs, check_prompts, check_texts
     from ...pipelines.polishing.polish import polish
     from ...pipelines.polishing.polish_checkpoint import PolishCheckpoint
 
@@ -91,6 +91,8 @@ def _polish(job: _Job, console: Console) -> Outcome:
         captions = captions_of(job.captions, base, faces)
         if captions is None:
             captions = tuple(companions_of(family.name).read_captions(base, faces.at(family.picture_size)))
+        names = f"a {(start or job.config).identifier} {noun}"
+        console.note(check_prompts(base, [f"{names}, {caption}" for caption in captions]))
         references = faces.at(job.size or family.picture_size)
         result = polish(base, references, start, job.config, progress, job.checkpoint, captions, keeps_checkpoint=True)
     if result.cancelled and not result.losses:
