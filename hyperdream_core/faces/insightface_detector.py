@@ -21,6 +21,9 @@ from .onnx_models import OnnxModel, open_model, require_model
 
 _STRIDES = (8, 16, 32)
 _SIDE = 640
+_LARGEST_SIDE = 2048
+_MOST = 500
+"""hits that are looked at, the surest ones"""
 _WEAKEST = 0.2
 """Scores below this are not worth telling of."""
 _CERTAIN = 0.7
@@ -82,7 +85,8 @@ class InsightfaceDetector:
                 "insightface pack",
             ) from error
         faces = []
-        for row in np.flatnonzero(scores >= _WEAKEST):
+        rows = np.flatnonzero(scores >= _WEAKEST)
+        for row in rows[np.argsort(-scores[rows], kind="stable")[:_MOST]]:
             corners = _turned_back((boxes[row].reshape(2, 2) / scale - room), turn, height, width)
             five = _turned_back(points[row] / scale - room, turn, height, width)
             box = (*corners.min(0), *corners.max(0))
@@ -103,11 +107,11 @@ def _check(model: OnnxModel) -> int:
             "det_10g.onnx or scrfd_10g_bnkps.onnx of an insightface pack",
         )
     side = model.input_shape[2] or _SIDE
-    if side % _STRIDES[-1] or model.input_shape[3] not in (None, side):
+    if side % _STRIDES[-1] or not 0 < side <= _LARGEST_SIDE or model.input_shape[3] not in (None, side):
         raise FileFormatError(
             model.path,
-            f"takes pictures of {model.input_shape[2:]} px, expected a square whose side divides by {_STRIDES[-1]}; "
-            "use another file",
+            f"takes pictures of {model.input_shape[2:]} px, expected a square of at most {_LARGEST_SIDE} whose side "
+            f"divides by {_STRIDES[-1]}; use another file",
         )
     return side
 

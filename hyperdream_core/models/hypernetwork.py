@@ -21,7 +21,7 @@ LARGEST = {
     "down_dim": MOST_COLUMNS,
     "up_dim": MOST_COLUMNS,
     "width": 16_384,
-    "decoder_layers": 256,
+    "decoder_layers": 64,
     "heads": 1024,
     "feed_forward_ratio": 64,
     "refine_steps": 1000,

@@ -24,11 +24,11 @@ IMAGE_MEAN_STD: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 VISION_TRANSFORMERS = ("clip_vision_model", "deit", "dinov2", "dinov2_with_registers", "siglip_vision_model", "vit")
 """Types of `transformers` that a predictor's file may ask for: it never chooses freely among its hundreds."""
-LARGEST = {"channels": 8192, "blocks": 128, "width": 16_384, "image_size": 1024, "pooled_channels": 4096}
+LARGEST = {"channels": 8192, "blocks": 64, "width": 16_384, "image_size": 1024, "pooled_channels": 4096}
 """The most of each setting."""
 _LARGEST_SETTING = 65_536
 """of a vision transformer, other than those that follow"""
-_LARGEST_SETTINGS = {"num_hidden_layers": 256, "num_attention_heads": 256, "mlp_ratio": 64, "num_register_tokens": 256}
+_LARGEST_SETTINGS = {"num_hidden_layers": 64, "num_attention_heads": 256, "mlp_ratio": 64, "num_register_tokens": 256}
 
 
 @dataclass(frozen=True)

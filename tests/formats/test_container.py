@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,12 @@ def test_a_header_whose_length_begins_like_a_pickle_is_read(path: Path, length: 
 def test_a_pipe_is_refused_without_waiting(path: Path) -> None:
     os.mkfifo(path)
     refused(path, "is a pipe or a device")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes no such names")
+def test_a_name_that_is_no_text_is_refused_with_the_remedy(path: Path) -> None:
+    write(path)
+    strange = path.with_name(os.fsdecode(b"\xff\xfe.safetensors"))
+    path.rename(strange)
+    with pytest.raises(FileFormatError, match=r"\\udcff\\udcfe.safetensors: lies at a path that is no UTF-8.*Rename"):
+        read_container(strange, "test-kind", 2)

@@ -19,7 +19,10 @@ from hyperdream_core.bases import get_base
 from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.cli.commands.inspect import inspect_file
 from hyperdream_core.config import config_from_json
+from hyperdream_core.faces.face import Face
+from hyperdream_core.faces.insightface_detector import InsightfaceDetector
 from hyperdream_core.faces.onnx_models import open_model
+from hyperdream_core.faces.recognizer import OnnxRecognizer
 from hyperdream_core.formats.container import read_container, read_names, read_tensors
 from hyperdream_core.formats.http_request import read_body
 from hyperdream_core.formats.identity_file import inspect_identity, read_identity, write_identity
@@ -155,6 +158,7 @@ def _trained(path: Path) -> object:
 def _row(path: Path) -> None:
     per_person, one = torch.tensor([0.5, 0.25]), Interval(0.5, 0.4, 0.6)
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "rows").mkdir()
         keep_row(
             Path(folder), "d", MethodScores("base", one, one, {"style": 0.5}, one, 0.5, 1.0, per_person, per_person)
         )
@@ -195,6 +199,23 @@ def _onnx(path: Path) -> None:
     from tests.tiny_onnx import write_detector
 
     write_detector(path)
+
+
+def _found(path: Path) -> object:
+    picture = torch.zeros(3, 64, 64)
+    picture[0, 16:24, 16:24] = 1.0
+    return InsightfaceDetector([path]).find(picture, 0.5)
+
+
+def _recognizer(path: Path) -> None:
+    from tests.tiny_onnx import write_recognizer
+
+    write_recognizer(path)
+
+
+def _embedded(path: Path) -> object:
+    face = Face((8.0, 8.0, 56.0, 56.0), 1.0)
+    return OnnxRecognizer([path]).embed(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)), face)
 
 
 READERS = {
@@ -242,6 +263,8 @@ READERS = {
         ".json", _settings, lambda path: read_body(path.read_bytes()), json_altered, True, names_the_file=False
     ),
     "onnx_models.open_model": Reader(".onnx", _onnx, open_model, is_tolerant=True),
+    "insightface_detector.InsightfaceDetector": Reader(".onnx", _onnx, _found, is_tolerant=True),
+    "recognizer.OnnxRecognizer": Reader(".onnx", _recognizer, _embedded, is_tolerant=True),
     "files.read_picture": Reader(".png", _picture, read_picture),
     "files.read_picture of a JPEG": Reader(".jpg", _picture, read_picture),
     "files.read_picture of a TIFF": Reader(".tif", _picture, read_picture),

@@ -95,11 +95,11 @@ def test_tensors_other_than_the_configurations_are_refused(saved: Path) -> None:
     [
         ({"width": 12_000}, "but its configuration needs"),  # refused before any memory is taken
         ({"width": 12_000_000}, "width must be 16384 or less"),
-        ({"decoder_layers": 10**9}, "decoder_layers must be 256 or less"),
-        ({"image_encoder": {"kind": "conv", "blocks": [1, 10**9, 1]}}, r"blocks must be whole numbers in 1\.\.128"),
+        ({"decoder_layers": 10**9}, "decoder_layers must be 64 or less"),
+        ({"image_encoder": {"kind": "conv", "blocks": [1, 10**9, 1]}}, r"blocks must be whole numbers in 1\.\.64"),
         ({"image_encoder": {"kind": "conv", "channels": [8, 8, 8, True]}}, "channels must be whole numbers"),
         ({"image_encoder": {"kind": "vit", "model_type": "llama"}}, "unknown type of vision transformer 'llama'"),
-        ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"num_hidden_layers": 10**9}}}, "256 or less"),
+        ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"num_hidden_layers": 10**9}}}, "64 or less"),
         ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"patch_size": 0}}}, "describes no network"),
         ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"hidden_act": "x"}}}, "describes no network"),
         ({"image_encoder": {"kind": "vit", "model_type": "vit", "model": {"num_channels": 4}}}, "describes no network"),
