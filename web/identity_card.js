@@ -115,8 +115,11 @@ export class IdentityCard {
   /** The card as a form for notes and strength. */
   edit() {
     const { words, identity } = this;
-    const notes = element("textarea", { value: identity.notes, rows: 4, maxLength: 2000 });
+    // Longer notes come cut from the server; what was not seen is not edited.
+    const isCut = [...identity.notes].length < identity.notes_length;
+    const notes = element("textarea", { value: identity.notes, rows: 4, maxLength: 2000, readOnly: isCut });
     const strength = element("input", { type: "number", min: -2, max: 2, step: 0.05, value: identity.strength });
+    const before = { notes: notes.value, strength: strength.valueAsNumber };
     const keep = element("button", { type: "submit", className: "hyperdream-button" }, words.text("save"));
     const leave = element("button", { type: "button", className: "hyperdream-button is-quiet" }, words.text("cancel"));
     leave.addEventListener("click", () => this.show());
@@ -125,13 +128,18 @@ export class IdentityCard {
       { className: "hyperdream-form" },
       element("strong", {}, identity.title),
       element("label", {}, words.text("notes"), notes),
+      ...(isCut ? [element("p", { className: "hyperdream-why" }, words.text("notes_cut", { length: identity.notes_length }))] : []),
       element("label", {}, words.text("strength"), strength),
       element("div", { className: "hyperdream-choices" }, keep, leave),
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.attempt(async () => {
-        await annotateIdentity(identity.name, notes.value, strength.valueAsNumber, words);
+        // What was left as it was is not sent, and stays in the file as it is.
+        const changed = {};
+        if (notes.value !== before.notes) changed.notes = notes.value;
+        if (strength.valueAsNumber !== before.strength) changed.strength = strength.valueAsNumber;
+        if (Object.keys(changed).length) await annotateIdentity(identity.name, changed, words);
         await this.panel.changed();
       });
     });

@@ -45,7 +45,7 @@ export function deleteIdentity(name, words) {
   return post("/delete", { name }, words);
 }
 
-/** Keep notes and the strength for dragging in the identity's file. */
-export function annotateIdentity(name, notes, strength, words) {
+/** Keep notes, the strength for dragging, or both in the identity's file; what is not among them stays as it is. */
+export function annotateIdentity(name, { notes, strength }, words) {
   return post("/annotate", { name, notes, strength }, words);
 }

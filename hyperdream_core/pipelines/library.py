@@ -54,6 +54,9 @@ class Entry:
     strength: float = 1.0
     """for a node made by dragging"""
     notes: str = ""
+    """the first `LONGEST_NOTES` characters"""
+    notes_length: int = 0
+    """characters of the notes in the file"""
     problem: str = ""
     """why it cannot be read, one sentence; empty if it can"""
 
@@ -137,8 +140,10 @@ class Library:
     def annotate(self, name: str, notes: str | None = None, strength: float | None = None) -> None:
         """Write notes and strength into an identity's metadata; None leaves one as it is.
 
+        Notes that are longer than an entry shows are not replaced: whoever edits them has not seen all of them.
+
         Raises:
-            ConfigError: no such identity, notes too long, or strength out of range.
+            ConfigError: no such identity, notes too long here or in the file, or strength out of range.
             FileFormatError: the file is no identity that can be read.
             OutputError: the folder cannot be written.
         """
@@ -146,6 +151,8 @@ class Library:
             raise ConfigError(
                 f"the notes have {len(notes)} characters, expected at most {LONGEST_NOTES}. Shorten them."
             )
+        if notes is not None and not _is_text(notes):
+            raise ConfigError("the notes hold half of a character, which no file can keep. Type them again.")
         low, high = STRENGTHS
         if strength is not None and not low <= strength <= high:
             raise ConfigError(f"strength must lie in {low:g}..{high:g}, got {strength:g}. Choose one within.")
@@ -153,6 +160,11 @@ class Library:
             path = self.find(name)
             facts = dict(_read(path).made_by)
             if notes is not None:
+                if len(facts.get("notes", "")) > LONGEST_NOTES:
+                    raise ConfigError(
+                        f"the notes in the file have {len(facts['notes'])} characters, of which the library shows the "
+                        f"first {LONGEST_NOTES}, so they are left as they are. Save the identity anew with other notes."
+                    )
                 facts["notes"] = notes
             if strength is not None:
                 facts["strength"] = f"{strength:g}"
@@ -221,6 +233,7 @@ def _facts(path: Path) -> dict[str, Any]:
         return {"problem": str(error)}
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         return {"problem": f"is damaged ({type(error).__name__}); get it again."}
+    notes = identity.made_by.get("notes", "")
     return {
         "family": identity.family,
         "family_title": get_base(identity.family).title,
@@ -228,7 +241,8 @@ def _facts(path: Path) -> dict[str, Any]:
         "class_noun": identity.class_noun,
         "rank": identity.rank,
         "strength": _strength(identity.made_by.get("strength", "")),
-        "notes": identity.made_by.get("notes", "")[:LONGEST_NOTES],
+        "notes": notes[:LONGEST_NOTES],
+        "notes_length": len(notes),
     }
 
 
@@ -239,6 +253,14 @@ def _read(path: Path) -> Any:
             path, f"has {size / 1e6:.0f} MB, but an identity has under {_LARGEST_FILE / 1e6:.0f} MB. Move it elsewhere."
         )
     return read_identity(path)
+
+
+def _is_text(notes: str) -> bool:
+    try:
+        notes.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _strength(text: str) -> float:

@@ -12,6 +12,8 @@ import pytest
 from tests.nodes.pack import load_pack_module
 from tests.pipelines.test_library import PNG, put, stored  # noqa: F401
 
+JSON = {"Content-Type": "application/json"}
+
 aiohttp = pytest.importorskip("aiohttp", reason="the host's HTTP server; comes with '.[test]'")
 
 
@@ -64,13 +66,17 @@ def test_the_sidebars_conversation(tmp_path: Path, stored: bytes) -> None:  # no
         ("rename", b"[1]", "no JSON object"),
         ("rename", b"[" * 100_000, "no JSON object"),
         ("rename", b"\xff\xfe", "no JSON object"),
-        ("rename", b'{"name": "mara.safetensors"}', "new_name must be a text, got None"),
+        ("rename", b'{"name": "mara.safetensors"}', "new_name must be a text, got NoneType"),
         ("rename", b'{"name": "mara.safetensors", "new_name": "../up"}', "cannot be a name"),
         ("delete", b'{"name": "../../mara.safetensors"}', "there is no identity"),
         ("delete", b'{"name": ["mara.safetensors"]}', "name must be a text"),
         ("annotate", b'{"name": "mara.safetensors", "strength": "1"}', "strength must be a number"),
-        ("annotate", b'{"name": "mara.safetensors", "strength": NaN}', "strength must lie in"),
+        ("annotate", b'{"name": "mara.safetensors", "strength": NaN}', "no JSON object"),
+        ("annotate", b'{"name": "mara.safetensors", "strength": 1e999}', "strength must lie in"),
+        ("annotate", b'{"name": "mara.safetensors", "strength": ' + b"9" * 400 + b"}", "a number of many digits"),
         ("annotate", b'{"name": "mara.safetensors", "notes": 5}', "notes must be a text"),
+        ("annotate", b'{"name": "mara.safetensors", "notes": "\\ud800"}', "half of a character"),
+        ("annotate", b" " * 1_000_001, "send a smaller one"),
     ],
 )
 def test_a_refusal_is_one_sentence(
@@ -83,7 +89,7 @@ def test_a_refusal_is_one_sentence(
     path = put(tmp_path, "mara", stored)
 
     async def conversation(client: Any) -> None:
-        answer = await client.post(f"/hyperdream/library/{action}", data=body)
+        answer = await client.post(f"/hyperdream/library/{action}", data=body, headers=JSON)
         assert answer.status == 400 and sentence in (await answer.json())["error"]
 
     talk(tmp_path, conversation)

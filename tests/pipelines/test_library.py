@@ -278,6 +278,25 @@ def test_what_cannot_be_noted_is_refused(library: Any, folder: Path, stored: byt
     assert path.read_bytes() == stored
 
 
+def test_notes_longer_than_the_listing_shows_are_never_cut(library: Any, folder: Path) -> None:
+    path = folder / "mara.safetensors"
+    adapter_file.write_identity(path, an_identity(notes="y" * 200_000))
+    (entry,) = library.entries()
+    assert (len(entry.notes), entry.notes_length) == (2000, 200_000)
+    with pytest.raises(errors.ConfigError, match=r"have 200000 characters.*left as they are"):
+        library.annotate("mara.safetensors", entry.notes, 0.5)
+    library.annotate("mara.safetensors", strength=0.5)
+    kept = adapter_file.read_identity(path).made_by
+    assert (len(kept["notes"]), kept["strength"]) == (200_000, "0.5")
+
+
+def test_half_a_character_is_refused_before_anything_is_written(library: Any, folder: Path, stored: bytes) -> None:
+    path = put(folder, "mara", stored)
+    with pytest.raises(errors.ConfigError, match="half of a character"):
+        library.annotate("mara.safetensors", "\ud800")
+    assert path.read_bytes() == stored
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right on Windows")
 def test_a_link_in_a_circle_ends(library: Any, folder: Path, stored: bytes) -> None:
     put(folder, "mara", stored)
