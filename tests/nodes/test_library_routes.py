@@ -72,10 +72,10 @@ def test_the_sidebars_conversation(tmp_path: Path, stored: bytes) -> None:  # no
         ("delete", b'{"name": ["mara.safetensors"]}', "name must be a text"),
         ("annotate", b'{"name": "mara.safetensors", "strength": "1"}', "strength must be a number"),
         ("annotate", b'{"name": "mara.safetensors", "strength": NaN}', "no JSON object"),
-        ("annotate", b'{"name": "mara.safetensors", "strength": 1e999}', "strength must lie in"),
-        ("annotate", b'{"name": "mara.safetensors", "strength": ' + b"9" * 400 + b"}", "a number of many digits"),
+        ("annotate", b'{"name": "mara.safetensors", "strength": 1e999}', "no JSON object"),
+        ("annotate", b'{"name": "mara.safetensors", "strength": ' + b"9" * 400 + b"}", "no JSON object"),
         ("annotate", b'{"name": "mara.safetensors", "notes": 5}', "notes must be a text"),
-        ("annotate", b'{"name": "mara.safetensors", "notes": "\\ud800"}', "half of a character"),
+        ("annotate", b'{"name": "mara.safetensors", "notes": "\\ud800"}', "no JSON object"),
         ("annotate", b" " * 1_000_001, "send a smaller one"),
     ],
 )
