@@ -97,6 +97,15 @@ def check_writable(path: Path | str) -> None:
         part.write_bytes(b"1")
 
 
+def check_folder_place(path: Path | str) -> None:
+    """See, before any work, that nothing but a folder lies where a folder will be written.
+
+    Raises:
+        OutputError: something else does.
+    """
+    _check_place(Path(path), stat.S_ISDIR, "folder")
+
+
 def reserve(path: Path, size: int) -> None:
     """Take `size` bytes of the disk for a file that will be mapped into memory: a full disk fails here.
 

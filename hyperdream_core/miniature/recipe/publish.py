@@ -14,11 +14,12 @@ import torch
 from ...errors import ConfigError
 from ...pipelines.diffusers.loading import load_base
 from ...pipelines.diffusers.single_file_export import write_single_file
-from ...whole_file import is_part, whole_file, whole_folder, write_whole
+from ...whole_file import check_folder_place, check_writable, is_part, whole_file, whole_folder, write_whole
 from .recipe import Recipe
 from .results import make_folder
 
 CARD = "MODEL_CARD.md"
+_FILES = ("hypernetwork.safetensors", "recipe.json", "manifest.json", CARD)
 PUBLISHED = 47_000_000
 """bytes of the weights, about"""
 SINGLE_FILE = "miniature.safetensors"
@@ -43,8 +44,11 @@ def publish(recipe: Recipe, target: Path) -> None:
         raise ConfigError(
             f"{target}: holds the work, whose parts would be replaced by the weights. Name another --out."
         )
-    make_folder(recipe.folder)
     make_folder(target)
+    for name in ("base", "judges"):
+        check_folder_place(target / name)
+    for path in (recipe.folder / SINGLE_FILE, *(target / name for name in _FILES)):
+        check_writable(path)
     base, judges, predictor = recipe.base(), recipe.judges(), recipe.hypernetwork()
     pipeline = StableDiffusionPipeline.from_pretrained(
         base, vae=recipe.autoencoder(), safety_checker=None, local_files_only=True

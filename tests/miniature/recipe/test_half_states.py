@@ -399,4 +399,11 @@ def test_a_work_folder_that_is_a_file_or_the_weights_own_is_refused_before_anyth
     for work, out in (("file", "out"), ("file/below", "out"), ("work", "file"), ("same", "same")):
         with pytest.raises(HyperDreamError, match=r"file|same"):
             publish(Recipe(tmp_path / work, TINY), tmp_path / out)
-    assert not list((tmp_path / "work").iterdir())
+    for place in ("out/base", "out/judges", "out/manifest.json/", "work/miniature.safetensors/"):
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if place.endswith("/") else path.write_text("a file")
+        with pytest.raises(OutputError, match=path.name):
+            publish(Recipe(tmp_path / "work", TINY), tmp_path / "out")
+        remove(path)
+    assert not list((tmp_path / "work").iterdir()) and not list((tmp_path / "out").iterdir())

@@ -34,20 +34,24 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_again_and_again_ends_with_the_same_bytes(commands: Commands, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_build_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    processes: int, commands: Commands, tmp_path: Path
+) -> None:
+    words = (*WORDS, "--processes", processes)
     for name in ("undisturbed", "killed"):
         (tmp_path / name).mkdir()
-    undisturbed = commands.run(WORDS, tmp_path / "undisturbed")
+    undisturbed = commands.run(words, tmp_path / "undisturbed")
     assert undisturbed.code == 0, undisturbed.said
-    chance, ends = random.Random(16), []
+    chance, ends = random.Random(16 + processes), []
     for _ in range(KILLS):
         how, after = chance.choice(SIGNALS), chance.uniform(0, undisturbed.seconds / 4)
-        ended = commands.run(WORDS, tmp_path / "killed", after, how)
+        ended = commands.run(words, tmp_path / "killed", after, how)
         assert "Traceback" not in ended.said and ended.code in (0, 130, -how), ended.said
         ends.append(ended.code)
         if not ended.code:
             break
-    last = commands.run(WORDS, tmp_path / "killed")
+    last = commands.run(words, tmp_path / "killed")
     assert last.code == 0, last.said
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
     assert not [path for path in tmp_path.rglob("*") if is_part(path)]
