@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hyperdream_core.cli.console import Console
+from hyperdream_core.formats.file_names import check_name
 from hyperdream_core.formats.identity_file import read_identity
 from hyperdream_core.formats.lora_file import read_lora
 from hyperdream_core.identity import Identity
@@ -306,3 +307,18 @@ def test_stopping_polish_before_its_first_step_leaves_an_earlier_result_as_it_wa
     ran = run(*words, "--caption", "none")
     assert ran.code == 130 and f"before the first step; {out} is as it was" in ran.error
     assert out.read_bytes() == b"polished for an hour"
+
+
+@pytest.mark.parametrize("name", ["脸" * 80, "caf\udce9", "con"])
+def test_a_picture_of_any_name_gives_results_that_every_system_can_name(
+    run: Callable, job: tuple[object, ...], picture: Path, tmp_path: Path, name: str
+) -> None:
+    odd = picture.rename(picture.with_name(f"{name}.png"))
+    words = [{picture: odd, "2": "1"}.get(word, word) for word in job]
+    ran = run(*words, "--prompt", "a [V] face", "--json")
+    assert ran.code == 0, ran.error
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert len(made) == 5 and all(check_name(Path(one).stem[:30]) and len(one.encode()) < 130 for one in made)
+    assert {Path(one["path"]).name for one in ran.json["files"].values()} == made - {
+        one for one in made if one.endswith(".json")
+    }

@@ -69,3 +69,12 @@ def test_two_configurations_with_one_field_name_stay_apart() -> None:
     add_config_flags(parser, Inner)
     arguments = parser.parse_args(["--depth", "4"])
     assert config_from_flags(Inner, arguments) == Inner(depth=4) and config_from_flags(Toy, arguments) == Toy()
+
+
+def test_other_programs_prompt_syntax_is_said_where_it_would_be_read_as_words() -> None:
+    from hyperdream_core.cli.prompt_flags import Prompts
+
+    prompts = Prompts(texts=("a (sad:1.2) [V] face, BREAK",), inserts_identifier=False, allows_unknown_words=False)
+    (note,) = prompts.syntax_notes("sd15")
+    assert "'(sad:1.2)', 'BREAK'" in note and "read as plain text" in note
+    assert prompts.syntax_notes("miniature") == []

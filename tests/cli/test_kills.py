@@ -78,6 +78,7 @@ def test_a_command_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbe
         assert results(folder) == expected, story
         assert not [path for path in folder.rglob("*") if is_part(path)], "parts were left behind"
         assert not (folder / "checkpoint.safetensors").exists()
+        print(f"{words[0]}: {kills} kills so far; this time {[end.code for end in story.ends]}", flush=True)
 
 
 def test_a_disk_that_fills_up_while_polishing_ends_in_one_sentence_and_the_same_command_goes_on(
