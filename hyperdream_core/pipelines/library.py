@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bases import get_base
-from ..errors import ConfigError, FileFormatError, HyperDreamError, OutputError
+from ..errors import ConfigError, FileFormatError, HyperDreamError, OutputError, printable
 from ..formats.container import read_tensors, write_tensors
 from ..formats.file_names import SUFFIX, check_name
 from ..formats.identity_file import read_identity
@@ -228,7 +228,7 @@ def _facts(path: Path) -> dict[str, Any]:
     try:
         identity = _read(path)
     except FileFormatError as error:
-        return {"problem": error.problem}
+        return {"problem": printable(error.problem, 500)}
     except HyperDreamError as error:
         return {"problem": str(error)}
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
