@@ -8,19 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...hyperdream_core.bases import UNET, BaseFamily
 from ...hyperdream_core.bases.keys import to_ldm
 from ...hyperdream_core.errors import ConfigError
 from ...hyperdream_core.models.adapted_linear import live
 from ...hyperdream_core.models.one_thread import alone_with
+from ...hyperdream_core.models.recomputed import recomputed
 from ...hyperdream_core.ops.lowrank import LoraPair
 from ...hyperdream_core.pipelines.base import Conditioning
 from ..host import models, patches, run, training
-
-_RECOMPUTED = ("ResBlock", "BasicTransformerBlock")
-"""ComfyUI's classes whose insides are computed twice rather than kept, to save memory."""
 
 
 class ComfyBase:
@@ -119,7 +116,7 @@ class ComfyBase:
             self.load()
             if unet:
                 if self._saves_memory and torch.is_grad_enabled():
-                    stack.enter_context(_recomputed(self.unet))
+                    stack.enter_context(recomputed(self.unet))
                 stack.enter_context(live(self.unet, unet, strength, samples_each))
             if text:
                 training.leave_inference_mode(self._clip.cond_stage_model)
@@ -150,19 +147,3 @@ def _joined(parts: Sequence[Conditioning], prompts: Sequence[str]) -> Conditioni
     pooled = [part.pooled for part in parts if part.pooled is not None]
     tokens = torch.cat([part.tokens for part in parts])
     return Conditioning(tokens, torch.cat(pooled) if len(pooled) == len(parts) else None)
-
-
-@contextmanager
-def _recomputed(unet: nn.Module) -> Iterator[None]:
-    """Keep the inputs of the UNet's blocks only, and compute their insides again for the gradients."""
-    blocks = [module for module in unet.modules() if type(module).__name__ in _RECOMPUTED]
-    with ExitStack() as stack:
-        for block in blocks:
-            original = block.forward
-
-            def forward(*arguments: Any, original: Any = original, **named: Any) -> Any:
-                return checkpoint(original, *arguments, use_reentrant=False, **named)
-
-            block.__dict__["forward"] = forward
-            stack.callback(block.__dict__.pop, "forward")
-        yield

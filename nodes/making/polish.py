@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...hyperdream_core.bases import BaseFamily
-from ...hyperdream_core.errors import ConfigError
 from ...hyperdream_core.faces.prepared_faces import Faces
 from ...hyperdream_core.formats.file_names import free_file
 from ...hyperdream_core.formats.identity_file import write_identity
@@ -26,6 +25,7 @@ from ...hyperdream_core.pipelines.make_identity import (
     check_job,
     make_identity,
 )
+from ...hyperdream_core.pipelines.polishing.memory import Plan, Room, fitting
 from ...hyperdream_core.pipelines.polishing.polish import PolishConfig
 from ...hyperdream_core.pipelines.predictors.predict import PredictConfig
 from ...hyperdream_core.pipelines.prompts import captions_of_lines
@@ -33,11 +33,6 @@ from ...hyperdream_core.pipelines.results_folder import ResultsFolder
 from ..host import folders, models, run, training
 from .comfy_base import ComfyBase
 from .polish_watch import PolishWatch
-
-# Measured on a full SD 1.5 at 256 px in fp32, one sample: 3.2 GB beside the weights, which is this many numbers per
-# latent position and channel of the first block; recomputing leaves about a quarter.
-_NUMBERS_PER_POSITION = 2450
-_RECOMPUTED_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,12 @@ def polish(
     )
     check_job(family.name, config, None, start, keep_in=folders.output_folder("hyperdream"))
     size = options.size or family.picture_size
-    base = _base(loaded, family, size, _samples_at_once(polishing, start), options)
+    plan = _plan(loaded[0], family, size, _samples_at_once(polishing, start), options)
+    if plan.size != size:
+        run.say(f"HyperDream: {plan.differs_from(size)}")
+        size = plan.size
+    config = replace(config, size=size, polish=replace(polishing, samples_at_once=plan.samples_at_once))
+    base = ComfyBase(*loaded, bytes_needed=plan.bytes_needed, saves_memory=plan.recomputes)
     watch = PolishWatch(base, loaded[2], faces, size, start or polishing, options.preview_every)
     try:
         made = make_identity(
@@ -105,13 +105,6 @@ def polish(
     return made.identity, watch.curves(made.losses)
 
 
-def bytes_needed(family: BaseFamily, size: int, batch: int, number_size: int, saves_memory: bool) -> float:
-    """Memory (bytes) that polishing takes beside the model's weights, estimated."""
-    positions = (size / family.vae_factor) ** 2
-    numbers = _NUMBERS_PER_POSITION * family.unet.channels[0] * positions * batch
-    return numbers * number_size * (_RECOMPUTED_SHARE if saves_memory else 1.0)
-
-
 def _samples_at_once(config: PolishConfig, start: Identity | None) -> int:
     """The most samples that pass the UNet together."""
     preserves = start is not None and config.preserve
@@ -119,20 +112,18 @@ def _samples_at_once(config: PolishConfig, start: Identity | None) -> int:
     return min(largest, config.samples_at_once)
 
 
-def _base(loaded: tuple[Any, Any, Any], family: BaseFamily, size: int, batch: int, options: PolishOptions) -> ComfyBase:
-    model = loaded[0]
-    number_size = torch.finfo(models.inference_dtype(model)).bits // 8
-    free = training.room_beside(model)
-    fast, lean = (bytes_needed(family, size, batch, number_size, saves) for saves in (False, True))
-    saves_memory = options.memory == "save memory" or (options.memory == "automatic" and fast > free)
-    needed = lean if saves_memory else fast
-    if needed > free:
-        raise ConfigError(
-            f"polishing at {size} px with {batch} samples at once needs about {needed / 1e9:.1f} GB beside the model, "
-            f"but {max(free, 0) / 1e9:.1f} GB can be made free; use Polish Identity (Advanced) with memory set to "
-            "'save memory', fewer samples at once or a smaller size"
-        )
-    return ComfyBase(*loaded, bytes_needed=needed, saves_memory=saves_memory)
+def _plan(model: Any, family: BaseFamily, size: int, samples: int, options: PolishOptions) -> Plan:
+    """A way to polish for which there is room."""
+    dtype = models.inference_dtype(model)
+    weights = list(models.unet_of(model).parameters())
+    number_size = torch.finfo(dtype).bits // 8
+    room = Room(
+        free=training.room_beside(model),
+        number_size=number_size,
+        cast_weights=float(sum(weight.numel() * number_size for weight in weights if weight.dtype != dtype)),
+        device=model.load_device.type,
+    )
+    return fitting(family, size, samples, room, options.memory)
 
 
 def _bar(watch: PolishWatch) -> Any:

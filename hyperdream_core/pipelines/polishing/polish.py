@@ -29,6 +29,7 @@ from ..before_work import check_words
 from ..progress import Progress, also_while_waiting, no_progress
 from ..undivided import ended_like_stopped, undivided
 from .denoising_error import add_gradient, personalized, row_errors
+from .memory import check_text
 from .polish_checkpoint import PolishCheckpoint, PolishRun, job_digest
 from .preservation import Preserved, draw_preserved
 from .trainable_adapters import TrainableAdapters, without_effect
@@ -255,6 +256,7 @@ def _polish_rows(
         material = encode_pictures(
             base, subjects, names, config.crops, config.jitter, config.background_weight, config.seed
         )
+        check_text(base.family, material.prompts.conditioning)
         generator = torch.Generator().manual_seed(config.seed)
         adapters = TrainableAdapters(base.family, like, config.rank, starts, generator, base.device)
         optimizer = torch.optim.AdamW(
