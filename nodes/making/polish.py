@@ -79,14 +79,10 @@ def polish(
         size=options.size,
     )
     check_job(family.name, config, None, start, keep_in=folders.output_folder("hyperdream"))
-    size = options.size or family.picture_size
-    plan = _plan(loaded[0], family, size, _samples_at_once(polishing, start), options)
-    if plan.size != size:
-        run.say(f"HyperDream: {plan.differs_from(size)}")
-        size = plan.size
-    config = replace(config, size=size, polish=replace(polishing, samples_at_once=plan.samples_at_once))
+    plan = _plan(loaded[0], family, _samples_at_once(polishing, start), options)
+    config = replace(config, size=plan.size, polish=replace(polishing, samples_at_once=plan.samples_at_once))
     base = ComfyBase(*loaded, bytes_needed=plan.bytes_needed, saves_memory=plan.recomputes)
-    watch = PolishWatch(base, loaded[2], faces, size, start or polishing, options.preview_every)
+    watch = PolishWatch(base, loaded[2], faces, plan.size, start or polishing, options.preview_every)
     try:
         made = make_identity(
             base,
@@ -112,8 +108,9 @@ def _samples_at_once(config: PolishConfig, start: Identity | None) -> int:
     return min(largest, config.samples_at_once)
 
 
-def _plan(model: Any, family: BaseFamily, size: int, samples: int, options: PolishOptions) -> Plan:
-    """A way to polish for which there is room."""
+def _plan(model: Any, family: BaseFamily, samples: int, options: PolishOptions) -> Plan:
+    """A way to polish for which there is room, with a word where its pictures are smaller than was asked for."""
+    size = options.size or family.picture_size
     dtype = models.inference_dtype(model)
     weights = list(models.unet_of(model).parameters())
     number_size = torch.finfo(dtype).bits // 8
@@ -123,7 +120,10 @@ def _plan(model: Any, family: BaseFamily, size: int, samples: int, options: Poli
         cast_weights=float(sum(weight.numel() * number_size for weight in weights if weight.dtype != dtype)),
         device=model.load_device.type,
     )
-    return fitting(family, size, samples, room, options.memory)
+    plan = fitting(family, size, samples, room, options.memory)
+    if plan.size != size:
+        run.say(f"HyperDream: {plan.differs_from(size)}")
+    return plan
 
 
 def _bar(watch: PolishWatch) -> Any:

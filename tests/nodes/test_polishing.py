@@ -161,13 +161,23 @@ def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
     polished(host, miniature, faces, steps=1)
     asked = max(needed for patcher, needed in memory.loaded if patcher.model is miniature[0].model)
     family = host.core("bases").get_base("miniature")
-    assert asked == host.module("making.polish").bytes_needed(family, 64, 4, 4, False) > 1e6
+    estimate = host.core("pipelines.polishing.memory")
+    room = estimate.Room(free=memory.free, number_size=4, device="cpu")
+    assert asked == estimate.bytes_needed(family, 64, 4, room) > 1e6
     memory.loaded.clear()
     # What is preserved passes in samples of its own, as many as fit, whatever the batch.
     advanced(host, miniature, faces, identity=identity, steps=1, batch=1, samples_at_once=3, preview_every=0)
     advanced(host, miniature, faces, identity=identity, steps=1, batch=1, preserve=0.0, preview_every=0)
     asked = [needed for patcher, needed in memory.loaded if patcher.model is miniature[0].model and needed]
-    assert asked == [host.module("making.polish").bytes_needed(family, 64, count, 4, False) for count in (3, 1)]
+    assert asked == [estimate.bytes_needed(family, 64, count, room) for count in (3, 1)]
+    memory.loaded.clear()
+    # With less memory fewer pass at once, and then their insides are computed twice.
+    for share in (2.5, 0.9):
+        memory.free = share * estimate.bytes_needed(family, 64, 1, room)
+        polished(host, miniature, faces, steps=1)
+    asked = [needed for patcher, needed in memory.loaded if patcher.model is miniature[0].model and needed]
+    assert asked[0] == estimate.bytes_needed(family, 64, 2, room)
+    assert any(asked[-1] == estimate.bytes_needed(family, 64, count, room, recomputes=True) for count in (1, 2, 3, 4))
     memory.free = 1e5
     memory.loaded.clear()
     with pytest.raises(host.core("errors").ConfigError, match=r"needs about .* GB beside the model"):

@@ -109,8 +109,8 @@ def fitting(
                     return Plan(samples_at_once=count, recomputes=recomputes, size=smaller, bytes_needed=needed)
     raise ConfigError(
         f"polishing {family.title} even at {sizes[-1]} px, one sample at once, needs about {needed / 1e9:.1f} GB "
-        f"beside the model, but {max(room.free, 0) / 1e9:.1f} GB are free or can be made free; close other programs, or use a "
-        "base in 16 bits or a smaller family" + (", or let memory be 'automatic'" if memory == "fast" else "")
+        f"beside the model, but {max(room.free, 0) / 1e9:.1f} GB are free or can be made so; close other programs, or "
+        "use a base in 16 bits or a smaller family" + (", or let memory be 'automatic'" if memory == "fast" else "")
     )
 
 
