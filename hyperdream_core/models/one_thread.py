@@ -74,6 +74,10 @@ class _Claims:
         return False
 
 
+BUILDING = threading.RLock()
+"""Held while networks are built: accelerate and diffusers change `nn.Module` and torch's default dtype meanwhile, for
+all threads."""
+
 _CLAIMS = _Claims()
 _THREAD = threading.local()
 

@@ -17,8 +17,10 @@ from hyperdream_core.models.one_thread import alone_with, while_waiting
 from hyperdream_core.ops.lowrank import LoraPair
 from hyperdream_core.pipelines.base import frozen
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
+from hyperdream_core.pipelines.diffusers.loading import load_base
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.predictors.predictor import open_predictor
 
 SMALL = DrawConfig(steps=3, size=32, seed=1)
 SHORT = PolishConfig(steps=2, batch=2, rank=2, preserve=0, file_rank=0)
@@ -254,3 +256,18 @@ def test_waiting_threads_take_turns() -> None:
 
     results_of({"a": job("a"), "b": job("b")})
     assert max(len(run) for run in "".join(turns).replace("ab", "a b").replace("ba", "b a").split()) <= 2, turns
+
+
+def test_a_base_and_a_predictor_are_loaded_in_threads_as_alone() -> None:
+    def weights(modules: Any) -> list[Tensor]:
+        return [tensor for module in modules for _, tensor in sorted(module.state_dict().items())]
+
+    jobs: dict[str, Callable[[], Any]] = {
+        "base": lambda: weights(load_base().modules()),
+        "other base": lambda: weights(load_base().modules()),
+        "predictor": lambda: weights([open_predictor("miniature").network]),
+    }
+    found = results_of(jobs)
+    assert_same(found["base"], found["other base"])
+    for name in ("base", "predictor"):
+        assert_same(found[name], jobs[name]())

@@ -13,6 +13,7 @@ from torch import nn
 from ...bases import BaseFamily, detect_family
 from ...bundled import SHIPPED, bundled_weights
 from ...errors import BaseMismatchError, FileFormatError
+from ...models.one_thread import BUILDING
 from .building import deep_autoencoder, fill_model, noise_process_of, require_diffusers, tensor_shapes
 from .diffusers_base import DiffusersBase
 from .single_file import load_single_file
@@ -39,7 +40,8 @@ def load_base(
     """
     require_diffusers()
     path = _place(path)
-    base = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype)
+    with BUILDING:
+        base = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype)
     for module in base.modules():
         module.requires_grad_(False).train(False).to(device)
     if dtype == torch.float16 and base.vae.config.get("force_upcast", False):

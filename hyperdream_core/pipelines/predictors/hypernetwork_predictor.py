@@ -21,6 +21,7 @@ from ...formats.predictor_file import HypernetworkFile, read_hypernetwork, write
 from ...identity import Identity
 from ...models.hypernetwork import Hypernetwork, HypernetworkConfig
 from ...models.image_encoder import building_errors
+from ...models.one_thread import BUILDING
 from .predict import PredictConfig, neutral_identity, predict_identity
 from .wants import Wants
 
@@ -105,7 +106,8 @@ def read_hypernetwork_predictor(
     # Measured without memory first: a few bytes of JSON can ask for any size.
     config, expected = _measured(Path(path), contents.config)
     _check_tensors(Path(path), contents.tensors, expected)
-    network = Hypernetwork(config).to(device, dtype)
+    with BUILDING:
+        network = Hypernetwork(config).to(device, dtype)
     network.load_state_dict(contents.tensors, strict=False)
     return HypernetworkPredictor(network.train(False), contents.base_fingerprint, contents.training)
 
