@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", tor
 _NAMES = set(_DTYPES.values())
 _WHOLE = {"I8", "I16", "I32", "I64", "U8"}
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+_LARGEST_CHECKED = 10_000_000
+"""bytes of a header that is looked through for names that stand twice"""
 _MOST_TENSORS = 100_000
 _MOST_AXES = 8
 """torch's own limit is 64; weights have at most 5"""
@@ -107,6 +110,7 @@ def _opened(path: Path) -> Iterator[safe_open]:
     try:
         with safe_open(path, framework="pt") as file:
             _check_table(path, file)
+            _check_unique(path)
             yield file
     except SafetensorError as error:
         raise FileFormatError(
@@ -114,6 +118,24 @@ def _opened(path: Path) -> Iterator[safe_open]:
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def _check_unique(path: Path) -> None:
+    """Refuse a name that stands twice, of which the library takes the last; that all is JSON it has seen itself."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length <= _LARGEST_CHECKED else b"{}"
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
+            twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+            raise FileFormatError(
+                path, f"names {quoted(twice, 120)} twice, and only one can be meant. It was altered; get it again."
+            )
+        return entries
+
+    json.loads(text, object_pairs_hook=unique)
 
 
 def _check_table(path: Path, file: safe_open) -> None:

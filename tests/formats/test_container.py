@@ -258,3 +258,16 @@ def test_a_name_that_is_no_text_is_refused_with_the_remedy(path: Path) -> None:
     path.rename(strange)
     with pytest.raises(FileFormatError, match=r"\\udcff\\udcfe.safetensors: lies at a path that is no UTF-8.*Rename"):
         read_container(strange, "test-kind", 2)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"__metadata__":{"kind":"other","kind":"test-kind","version":"1"}}',
+        b'{"__metadata__":{"kind":"test-kind","version":"1"},'
+        b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}',
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(path: Path, header: bytes) -> None:
+    raw(path, header)
+    refused(path, "names '(kind|a)' twice, and only one can be meant")
