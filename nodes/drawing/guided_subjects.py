@@ -96,6 +96,7 @@ def guided(
     worded = [models.conditioning(one, text) for one, text in zip(clips, texts, strict=True)]
     positive = with_wordings(models.conditioning(clip, base_text), worded, shows=worded[0])
     plain = models.conditioning(clip, prompts.negative_prompt)
+    models.check_encoding(plain[0][0], family)
     nulls = [plain if one is clip else models.conditioning(one, prompts.negative_prompt) for one in null_clips]
     lines = [f"person {number}: {text}" for number, text in enumerate(texts, start=1)]
     said = "\n".join([*(lines if len(lines) > 1 else [f"person: {texts[0]}"]), f"base: {base_text}"])

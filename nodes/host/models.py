@@ -16,6 +16,8 @@ from ...hyperdream_core.bases import BaseFamily, detect_family
 from ...hyperdream_core.errors import BaseMismatchError
 from ...hyperdream_core.ops.noise import DiscreteDiffusion, to_t
 
+_FIRST_LAYER = "input_blocks.0.0.weight"
+
 
 def unet_of(model: Any) -> nn.Module:
     """The UNet in a MODEL."""
@@ -26,10 +28,47 @@ def unet_of(model: Any) -> nn.Module:
 def family_of(model: Any) -> BaseFamily:
     """The base family of a MODEL, by the shapes of its weights.
 
+    Inpainting checkpoints count as of their family: they differ in what the first layer takes, which no identity
+    changes.
+
     Raises:
-        BaseMismatchError: none of those we know, such as a diffusion transformer or an inpainting model.
+        BaseMismatchError: none of those we know, such as a diffusion transformer.
     """
-    return detect_family({name: tuple(weight.shape) for name, weight in unet_of(model).named_parameters()})
+    named = unet_of(model).named_parameters()
+    return detect_family({name: tuple(weight.shape) for name, weight in named if name != _FIRST_LAYER})
+
+
+def refuse_more_channels(model: Any) -> None:
+    """Refuse a MODEL that takes more than noisy latents, for work that gives it nothing else.
+
+    Raises:
+        BaseMismatchError: an inpainting, depth or editing checkpoint.
+    """
+    family = family_of(model)
+    first = dict(unet_of(model).named_parameters()).get(_FIRST_LAYER)
+    if first is not None and first.shape[1] != family.latent_channels:
+        raise BaseMismatchError(
+            f"the MODEL is a {family.title} that takes {first.shape[1]} channels, an inpainting or editing checkpoint, "
+            f"but polishing needs one of {family.latent_channels}; polish on the ordinary checkpoint, and apply the "
+            "identity to this one"
+        )
+
+
+def check_encoding(tokens: Tensor, family: BaseFamily) -> None:
+    """Refuse what a CLIP of another family has made of a prompt.
+
+    Args:
+        tokens: (b, n, d).
+        family: of the MODEL.
+
+    Raises:
+        BaseMismatchError: another width than the MODEL reads.
+    """
+    if tokens.shape[-1] != family.unet.context_dim:
+        raise BaseMismatchError(
+            f"the CLIP makes tokens of {tokens.shape[-1]} numbers, but {family.title} reads {family.unet.context_dim}; "
+            "connect MODEL and CLIP of the same checkpoint"
+        )
 
 
 def is_low_precision(model: Any) -> bool:

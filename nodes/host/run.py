@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import comfy.model_management as memory
 import comfy.utils
@@ -51,7 +52,7 @@ def stop_as_cancelled() -> Iterator[None]:
         raise Cancelled("stopped by the user") from stop
 
 
-def stop_prompt() -> None:
+def stop_prompt() -> NoReturn:
     """End the running prompt as the Stop button does; called once what was made is safe."""
     raise memory.InterruptProcessingException
 

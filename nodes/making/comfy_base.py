@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...hyperdream_core.bases import UNET, BaseFamily
 from ...hyperdream_core.bases.keys import to_ldm
-from ...hyperdream_core.errors import ConfigError
+from ...hyperdream_core.errors import BaseMismatchError, ConfigError
 from ...hyperdream_core.models.adapted_linear import live
 from ...hyperdream_core.models.one_thread import alone_with
 from ...hyperdream_core.models.recomputed import recomputed
@@ -36,6 +36,7 @@ class ComfyBase:
 
     def __init__(self, model: Any, clip: Any, vae: Any, bytes_needed: float = 0.0, saves_memory: bool = False) -> None:
         self.family: BaseFamily = models.family_of(model)
+        models.refuse_more_channels(model)
         self.noise = models.noise_process_of(model)
         self.patcher = training.trainable(model)
         self._clip, self._vae = clip, vae
@@ -72,6 +73,11 @@ class ComfyBase:
     def encode_image(self, images: Tensor) -> Tensor:
         """Scaled latents (b, c, h, w) float32 of pictures (b, 3, h, w) in 0..1."""
         latents = self._vae.encode(images.movedim(1, -1))
+        if latents.dim() != 4 or latents.shape[1] != self.family.latent_channels:
+            raise BaseMismatchError(
+                f"the VAE makes latents of shape {tuple(latents.shape[1:])}, but {self.family.title} has "
+                f"{self.family.latent_channels} channels; connect MODEL and VAE of the same checkpoint"
+            )
         scaled: Tensor = self.patcher.model.process_latent_in(latents.float())
         return scaled.to(self.device)
 
@@ -133,6 +139,8 @@ class ComfyBase:
     def _encode(self, prompts: Sequence[str]) -> Conditioning:
         with alone_with(self.modules()):
             parts = [Conditioning(*models.encode_prompt(self._clip, prompt)) for prompt in prompts]
+        for part in parts:
+            models.check_encoding(part.tokens, self.family)
         return _joined(parts, prompts)
 
 

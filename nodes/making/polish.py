@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...hyperdream_core.bases import BaseFamily
+from ...hyperdream_core.errors import Cancelled
 from ...hyperdream_core.faces.prepared_faces import Faces
 from ...hyperdream_core.formats.file_names import free_file
 from ...hyperdream_core.formats.identity_file import write_identity
@@ -33,6 +34,9 @@ from ...hyperdream_core.pipelines.results_folder import ResultsFolder
 from ..host import folders, models, run, training
 from .comfy_base import ComfyBase
 from .polish_watch import PolishWatch
+
+_stopped: list[str] = []
+"""steps of each run that went on with less than the whole, since ComfyUI was started"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +96,23 @@ def polish(
             watch=Watch(stage=_bar(watch), polishing=watch.see),
             start=start,
         )
+    except Cancelled:
+        run.say("HyperDream: polishing was stopped before its first step, so there is nothing to keep")
+        run.stop_prompt()
     finally:
         run.tidy_up()
     if made.cancelled:
         _keep(made)
         if not options.goes_on:
             run.stop_prompt()
+        # ComfyUI keeps what a node has put out; the next prompt must not take this for the whole.
+        _stopped.append(made.identity.made_by.get("finetune_steps", ""))
     return made.identity, watch.curves(made.losses)
+
+
+def stopped_runs() -> int:
+    """How many runs have gone on with less than the whole since ComfyUI was started."""
+    return len(_stopped)
 
 
 def _samples_at_once(config: PolishConfig, start: Identity | None) -> int:
@@ -137,6 +151,7 @@ def _bar(watch: PolishWatch) -> Any:
 def _keep(made: MadeIdentity) -> Path | None:
     """Save what a stopped run has reached, if it has reached anything."""
     if not made.losses:
+        run.say("HyperDream: polishing was stopped before its first step; the identity is what it started from")
         return None
     path = free_file(folders.output_folder("hyperdream"), f"stopped-{time.strftime('%Y%m%d-%H%M%S')}")
     identity = replace(made.identity, made_by={**made.identity.made_by, "stopped": "by the user"})

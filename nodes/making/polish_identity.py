@@ -12,7 +12,7 @@ from ...hyperdream_core.identity import Identity
 from ...hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH, PolishConfig
 from ..dials import choice, count_dial, number_dial
 from ..wires import FACES, IDENTITY
-from .polish import PolishOptions, polish
+from .polish import PolishOptions, polish, stopped_runs
 
 _DEFAULT = PolishConfig()
 
@@ -63,6 +63,11 @@ class PolishIdentityAdvanced(io.ComfyNode):
             inputs=[*_inputs(), *_training_inputs(), *_host_inputs()],
             outputs=_outputs(),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> int:
+        """Changes when such a run was stopped, so that the next one trains the whole instead of taking what is kept."""
+        return stopped_runs()
 
     @classmethod
     def execute(

@@ -154,6 +154,63 @@ def test_stop_can_go_on_with_what_there_is(
     assert got.made_by["finetune_steps"] == "2" and len(saved(host)) == 1
 
 
+def test_a_run_that_went_on_half_trained_is_trained_whole_by_the_next_prompt(
+    host: Host, miniature: Any, faces: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = host.module("").PolishIdentityAdvanced
+    before = node.fingerprint_inputs(steps=50, model=None)
+    advanced(host, miniature, faces, steps=1, preview_every=0)
+    assert node.fingerprint_inputs(steps=50, model=None) == before
+    stop_at(host, monkeypatch, 2)
+    advanced(host, miniature, faces, steps=50, on_stop="save and go on")
+    # ComfyUI takes a node's output from its cache only while this is as it was.
+    assert node.fingerprint_inputs(steps=50, model=None) != before
+
+
+def test_stop_before_the_first_step_ends_the_prompt_without_an_error(
+    host: Host, miniature: Any, faces: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(host, monkeypatch, 0)
+    with pytest.raises(host.comfy("comfy.model_management").InterruptProcessingException):
+        polished(host, miniature, faces, steps=50)
+    assert not saved(host)
+
+
+def test_a_clip_or_vae_of_another_checkpoint_is_named(
+    host: Host, miniature: Any, faces: Any, identity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors, (_, clip, vae) = host.core("errors"), miniature
+    wide = torch.zeros(1, 77, 768), torch.zeros(1, 768)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(clip), "encode_from_tokens", lambda self, tokens, return_pooled=False: wide)
+        with pytest.raises(errors.BaseMismatchError, match="the CLIP makes tokens of 768 numbers"):
+            polished(host, miniature, faces)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(vae), "encode", lambda self, pictures: torch.zeros(len(pictures), 16, 8, 8))
+        with pytest.raises(errors.BaseMismatchError, match="the VAE makes latents of shape"):
+            polished(host, miniature, faces)
+
+
+def test_an_inpainting_checkpoint_takes_identities_and_is_not_polished_on(
+    host: Host, miniature: Any, faces: Any, identity: Any
+) -> None:
+    model, clip, _ = miniature
+    layer = model.model.diffusion_model.get_submodule("input_blocks.0.0")
+    ordinary = layer.weight
+    out, channels, *kernel = ordinary.shape
+    more = torch.zeros(out, channels + 1, *kernel)
+    layer.weight = torch.nn.Parameter(torch.cat([ordinary.data, more], 1), requires_grad=False)
+    try:
+        host.run("ApplyIdentity", model=model, clip=clip, identity=identity, strength=1.0)
+        schema = host.module("").HybridGuidance.define_schema()
+        dials = {one.id: one.facts["default"] for one in schema.inputs if "default" in one.facts}
+        host.run("HybridGuidance", model=model, clip=clip, identity=identity, **dials)
+        with pytest.raises(host.core("errors").BaseMismatchError, match="polish on the ordinary checkpoint"):
+            polished(host, miniature, faces)
+    finally:
+        layer.weight = ordinary
+
+
 def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
     host: Host, miniature: Any, faces: Any, identity: Any
 ) -> None:
