@@ -6,13 +6,15 @@ Results go to the standard output, everything meant for eyes only to the error s
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(as_json="--json" in words)
     try:
-        return _run(words, console)
+        with _every_interrupt_heard():
+            return _run(words, console)
     except KeyboardInterrupt:
         # A second Ctrl-C, while the first was being reported.
         return EXIT_STOPPED
@@ -39,6 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads on, or the disk behind the output is full: there is no place left to say so.
         _let_go_of_output()
         return EXIT_ERROR
+
+
+@contextmanager
+def _every_interrupt_heard() -> Iterator[None]:
+    """Repeat a Ctrl-C that falls into an object's end (`__del__`), where Python prints a traceback and goes on."""
+    other = sys.unraisablehook
+
+    def hook(problem: Any) -> None:
+        if problem.exc_type is not KeyboardInterrupt:
+            other(problem)
+            return
+        # Not from here, where it would be ignored once more.
+        again = threading.Timer(0.02, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = other
 
 
 def _run(words: Sequence[str], console: Console) -> int:

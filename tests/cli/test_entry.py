@@ -183,3 +183,20 @@ def test_a_message_is_one_line_without_a_terminals_commands(run: Callable) -> No
     ran = run("inspect", "a\x1b[2Jb\nc" + "x" * 9000)
     (line,) = ran.error.splitlines()
     assert "\x1b" not in line and len(line) < 5000
+
+
+def test_an_interrupt_within_an_objects_end_is_heard_all_the_same(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ending:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def work(*_: object) -> entry.Outcome:
+        for _ in range(1000):
+            Ending()
+        return entry.Outcome({}, "went on")
+
+    monkeypatch.setitem(command_list.COMMANDS, "inspect", command_list.Command("work", inspect.add_flags, work))  # type: ignore[arg-type]
+    ran = run("inspect", "x")
+    assert ran.code == 130 and ran.error.splitlines() == ["hyperdream: stopped by Ctrl-C; nothing had been written yet"]
