@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,8 +194,9 @@ def test_an_interrupt_within_an_objects_end_is_heard_all_the_same(
             raise KeyboardInterrupt
 
     def work(*_: object) -> entry.Outcome:
+        Ending()
         for _ in range(1000):
-            Ending()
+            time.sleep(0.01)
         return entry.Outcome({}, "went on")
 
     monkeypatch.setitem(command_list.COMMANDS, "inspect", command_list.Command("work", inspect.add_flags, work))  # type: ignore[arg-type]
