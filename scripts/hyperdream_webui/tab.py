@@ -126,6 +126,7 @@ def _create_panel(jobs: Jobs) -> Any:
     )
     stop.click(fn=jobs.webui.interrupt, inputs=[], outputs=[])
     send.click(fn=_after_sending, inputs=[prompt], outputs=[sent], **script(html.TO_TXT2IMG))
+    prompt.change(fn=lambda: html.said(""), inputs=[], outputs=[sent])
     return created
 
 
@@ -285,7 +286,7 @@ def worded(error: HyperDreamError, where: str) -> str:
     for core, ours in _WORDS.items():
         text = text.replace(core, ours)
     if isinstance(error, ReferenceImageError) and "no face" in text and _WHERE.get(where) == CHECKPOINT:
-        text += f" Drawn portraits, such as the one that comes with HyperDream, belong to {_DRAWN!r} at 'Make it on'."
+        text += f". Drawn portraits, such as the one that comes with HyperDream, belong to {_DRAWN!r} at 'Make it on'."
     return text
 
 
