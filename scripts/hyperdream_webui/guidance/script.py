@@ -62,8 +62,9 @@ class GuidanceAccordion:
                 base_scale = gr.Slider(OWN, 30, value=OWN, step=0.5, label="CFG of the base")
                 subject_scale = gr.Slider(OWN, 30, value=OWN, step=0.1, label="CFG of the person")
                 strength = gr.Slider(-2, 2, value=1, step=0.05, label="Strength of the identity")
-            # The list is as old as the page: those who open it are shown who has been made since.
-            identity.focus(fn=lambda: gr.update(choices=self._names()), inputs=[], outputs=[identity])
+            # The list is as old as the page: who has been made since is in it once guidance is switched on.
+            for listen in (enabled.change, identity.focus):
+                listen(fn=lambda: gr.update(choices=self._names()), inputs=[], outputs=[identity])
             schedule = gr.Textbox(
                 label="Schedule",
                 placeholder="default, or 0-0.5:1, 0.5-1:0",
