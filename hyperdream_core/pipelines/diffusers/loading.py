@@ -17,6 +17,7 @@ from ...models.one_thread import BUILDING
 from .building import deep_autoencoder, fill_model, noise_process_of, require_diffusers, tensor_shapes
 from .diffusers_base import DiffusersBase
 from .single_file import load_single_file
+from .weights import check_weights
 
 _LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 _OLD_WEIGHTS = ("*.bin", "*.ckpt", "*.pt", "*.pth")
@@ -34,7 +35,7 @@ def load_base(
         dtype: of UNet and text encoders; the VAE stays in float32 where fp16 would overflow it.
 
     Raises:
-        FileFormatError: nothing there, damaged, or not safetensors.
+        FileFormatError: nothing there, damaged, not safetensors, or a weight that is NaN or infinite in `dtype`.
         BaseMismatchError: a checkpoint of an unknown family.
         MissingDependencyError: diffusers or transformers is not installed.
     """
@@ -46,7 +47,15 @@ def load_base(
         module.requires_grad_(False).train(False).to(device)
     if dtype == torch.float16 and base.vae.config.get("force_upcast", False):
         base.vae.to(torch.float32)
+    _check_numbers(path, base)
     return base
+
+
+def _check_numbers(path: Path, base: DiffusersBase) -> None:
+    """After the last conversion, which may make infinity of what was finite."""
+    parts = ("unet", "vae", *(encoder.name for encoder in base.family.text_encoders))
+    for part, module in zip(parts, base.modules(), strict=True):
+        check_weights(path, {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()})
 
 
 def base_family(path: str | Path = SHIPPED) -> BaseFamily:

@@ -284,3 +284,33 @@ def test_the_family_is_known_before_the_base_is_loaded(tmp_path: Path) -> None:
         base_family(tmp_path / "odd.safetensors")
     with pytest.raises(FileFormatError, match="there is no such base at"):
         base_family(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "dtype"),
+    [
+        ("model.diffusion_model.out.2.bias", float("nan"), torch.float32),
+        ("first_stage_model.decoder.conv_in.bias", float("inf"), torch.bfloat16),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", -float("inf"), torch.float32),
+        ("model.diffusion_model.out.2.bias", 1e30, torch.float16),  # finite as stored
+    ],
+)
+def test_weights_that_are_not_finite_where_they_compute_are_refused_by_name(
+    checkpoint: tuple[DiffusersBase, Path], tmp_path: Path, key: str, value: float, dtype: torch.dtype
+) -> None:
+    file, tensors = tmp_path / "broken.safetensors", load_file(checkpoint[1])
+    assert key in tensors
+    tensors[key][3] = value
+    save_file(tensors, file)
+    with pytest.raises(FileFormatError, match=r"broken\.safetensors: tensor '.*bias' holds NaN or infinite numbers"):
+        load_base(file, dtype=dtype)
+
+
+def test_a_folder_with_nan_in_its_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "nan")
+    file = tmp_path / "nan" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_in.bias"][0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(FileFormatError, match=r"nan: tensor 'unet\.conv_in\.bias' holds NaN"):
+        load_base(tmp_path / "nan")
