@@ -106,6 +106,21 @@ def check_folder_place(path: Path | str) -> None:
     _check_place(Path(path), stat.S_ISDIR, "folder")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be made ({error.strerror or error}), but a folder belongs there. Move away what is there, "
+            "or remove it."
+        ) from error
+
+
 def reserve(path: Path, size: int) -> None:
     """Take `size` bytes of the disk for a file that will be mapped into memory: a full disk fails here.
 

@@ -6,7 +6,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from ..errors import ConfigError, OutputError
+from ..errors import ConfigError
+from ..whole_file import make_folder
 
 SUFFIX = ".safetensors"
 LONGEST_NAME = 100
@@ -67,12 +68,7 @@ def free_file(folder: Path, name: str) -> Path:
         OutputError: the folder cannot be made.
     """
     plain = check_name(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror}); choose an output folder you may write to"
-        ) from error
+    make_folder(folder)
     number, path = 1, folder / f"{plain}{SUFFIX}"
     while path.exists():
         number += 1

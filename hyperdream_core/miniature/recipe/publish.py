@@ -14,9 +14,16 @@ import torch
 from ...errors import ConfigError
 from ...pipelines.diffusers.loading import load_base
 from ...pipelines.diffusers.single_file_export import write_single_file
-from ...whole_file import check_folder_place, check_writable, is_part, whole_file, whole_folder, write_whole
+from ...whole_file import (
+    check_folder_place,
+    check_writable,
+    is_part,
+    make_folder,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 from .recipe import Recipe
-from .results import make_folder
 
 CARD = "MODEL_CARD.md"
 _FILES = ("hypernetwork.safetensors", "recipe.json", "manifest.json", CARD)

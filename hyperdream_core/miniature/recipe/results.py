@@ -22,7 +22,7 @@ from ...config import changed_setting
 from ...errors import ConfigError, FileFormatError, OutputError
 from ...formats.container import read_names
 from ...json_text import MOST_BYTES, read_json
-from ...whole_file import whole_file, whole_folder, write_whole
+from ...whole_file import make_folder, whole_file, whole_folder, write_whole
 
 Say = Callable[[str], None]
 """Called with a sentence for people."""
@@ -159,21 +159,6 @@ def _folder_problem(folder: Path, files: tuple[str, ...]) -> str:
         except FileFormatError:
             return f"{path.relative_to(folder)} is damaged"
     return ""
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, unless it is there.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be made ({error.strerror or error}), but a folder belongs there. Move away what is there, "
-            "or remove it."
-        ) from error
 
 
 def _kind(path: Path) -> str | None:

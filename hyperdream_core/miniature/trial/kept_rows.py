@@ -16,7 +16,7 @@ from ...errors import FileFormatError
 from ...json_text import read_json
 from ...pipelines.polishing.polish import PolishConfig
 from ...pipelines.scores import Interval, MethodScores
-from ...whole_file import check_writable, write_whole
+from ...whole_file import check_writable, make_folder, write_whole
 from .config import TrialConfig
 
 _BY_PERSON = ("similarity_by_person", "attributes_by_person")
@@ -55,7 +55,7 @@ def keep_row(folder: Path, digest: str, row: MethodScores) -> None:
     for name in _BY_PERSON:
         entry[name] = entry[name].tolist()
     path = _path(folder, row.name)
-    check_writable(path)
+    make_folder(path.parent)
     write_whole(path, json.dumps(entry))
 
 
