@@ -46,11 +46,14 @@ def range_dials() -> list[Any]:
 
 
 def check_range(start_percent: float, end_percent: float) -> None:
-    """Refuse a range that holds no step.
+    """Refuse a range that holds no step; other nodes may give any number.
 
     Raises:
-        ConfigError: the end does not come after the start.
+        ConfigError: they do not lie in 0..1, or the end does not come after the start.
     """
+    for name, value in (("start_percent", start_percent), ("end_percent", end_percent)):
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} must lie in 0..1, got {value:g}")
     if start_percent >= end_percent:
         raise ConfigError(
             f"start_percent is {start_percent:g} and end_percent {end_percent:g}, but the start must come before the "

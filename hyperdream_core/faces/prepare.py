@@ -51,7 +51,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         if self.face < 0:
-            raise ConfigError(f"face must be 0 or more, got {self.face}")
+            raise ConfigError(f"a face's number must be 0 or more, got {self.face}; 0 takes the first")
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"min_score must lie in 0..1, got {self.min_score}")
         if not 1 <= self.margin <= 4:

@@ -194,7 +194,7 @@ def test_the_report_is_json() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"face": -1}, "face must be 0 or more, got -1"),
+        ({"face": -1}, "a face's number must be 0 or more, got -1"),
         ({"min_score": 2.0}, r"min_score must lie in 0\.\.1"),
         ({"margin": 0.5}, r"margin must lie in 1\.\.4"),
         ({"background": (0, 0)}, "background must be three numbers"),

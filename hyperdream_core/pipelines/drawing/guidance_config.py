@@ -75,7 +75,7 @@ class GuidanceConfig:
                 able = ", ".join(name for name, preset in PRESETS.items() if preset.has_dials)
                 raise ConfigError(f"guidance {self.guidance!r} has no dials, so {name} does nothing; use {able}")
         if self.guidance != "weights" and self.branch_weights:
-            raise ConfigError(f"branch_weights belong to guidance 'weights', got guidance {self.guidance!r}; set it")
+            raise ConfigError(f"branch weights belong to guidance 'weights', got guidance {self.guidance!r}; set it")
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def without_effect(family: BaseFamily, starts: Sequence[Identity | None], kind: 
         if not start.is_constant:
             raise ConfigError(
                 f"the identity acts in the noise bands {said(start.bands)}, but polishing trains one change for all "
-                "noise levels; polish that of one band (`Identity.of_band`), or start from nothing"
+                "noise levels; start from nothing, or in Python from that of one band (`Identity.of_band`)"
             )
     kinds = {(start.target_set, start.down_dim, start.up_dim) for start in known} or {kind}
     if len(kinds) > 1:

@@ -54,7 +54,7 @@ def test_without_an_active_adapter_the_subjects_dial_is_at_zero() -> None:
         ({"guidance": "base-null", "schedule": "default"}, "so schedule does nothing"),
         ({"guidance": "weights", "branch_weights": (1.0, 1.0, 0.0, 0.0)}, "sum to 2, expected 1"),
         ({"guidance": "weights"}, "0 branch weights, expected 4"),
-        ({"branch_weights": (0.0, 0.0, 0.0, 1.0)}, "branch_weights belong to guidance 'weights'"),
+        ({"branch_weights": (0.0, 0.0, 0.0, 1.0)}, "branch weights belong to guidance 'weights'"),
         ({"guidance": "hybrid", "schedule": "0-0.4:1, 0.5-1:0"}, "gap"),
     ],
 )
