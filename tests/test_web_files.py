@@ -29,7 +29,7 @@ CONTRACT = {
     "HyperDreamEncodePrompt": ["clip", "identity", "text"],
     "HyperDreamSaveIdentity": ["identity", "name", "notes", "preview"],
     "HyperDreamLoadIdentity": ["identity"],
-    "HyperDreamExportLora": ["identity", "name", "model"],
+    "HyperDreamExportLora": ["identity", "name", "model", "preview"],
     "HyperDreamBlendIdentities": ["first", "second", "share"],
     "HyperDreamMeasureLikeness": ["images", "faces"],
     "HyperDreamHybridGuidance": [*GUIDED, "lora", "identity"],

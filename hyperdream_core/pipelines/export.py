@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,11 @@ from ..config import check_at_most
 from ..errors import ConfigError
 from ..formats.lora_file import LoraMetadata, write_lora
 from ..identity import Identity
+from ..whole_file import write_whole
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+HOST_FAMILIES = {"sd15": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+"""Families that Automatic1111 and Forge can load, as they call them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +75,29 @@ def export_lora(identity: Identity, path: Path | str, config: ExportConfig | Non
         dtype=_DTYPES[config.dtype],
     )
     return path
+
+
+def write_lora_words(path: Path, identity: Identity) -> Path:
+    """Write `NAME.json` beside a LoRA: the words and the weight that LoRA browsers put into the prompt.
+
+    Args:
+        path: of the LoRA or identity.
+        identity: that it holds.
+
+    Returns:
+        The path of what was written.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    trigger = f"a {identity.identifier} {identity.class_noun}"
+    words = {
+        "description": f"Made by HyperDream; write '{trigger}'.",
+        "sd version": HOST_FAMILIES.get(identity.family, "Other"),
+        "activation text": trigger,
+        "preferred weight": 1.0,
+        "notes": identity.made_by.get("notes", ""),
+    }
+    beside = path.with_suffix(".json")
+    write_whole(beside, json.dumps(words, indent=4) + "\n")
+    return beside

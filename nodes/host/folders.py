@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 
 from ...hyperdream_core.errors import FileFormatError
+from ...hyperdream_core.formats import identity_file
+from ...hyperdream_core.formats.container import read_names
+from ...hyperdream_core.pipelines.predictors.predictor import KINDS
 
 IDENTITIES = "hyperdream"
 LORAS = "loras"
 PREDICTORS = "hyperdream_predictors"
+_HOLD = {IDENTITIES: (identity_file.KIND,), PREDICTORS: tuple(KINDS)}
+"""kinds of files that belong into each folder"""
+
+_looked_at: dict[Path, tuple[tuple[int, int], str]] = {}
+"""for each file its time and size when its header was last read, and what is wrong with it"""
 
 
 def register_folders() -> None:
@@ -46,14 +55,52 @@ def identity_folders() -> list[Path]:
 
 
 def identity_names() -> list[str]:
-    """Names of the saved identities, relative to their folders; no file is opened for it."""
+    """Names of the saved identities, relative to their folders; other files are left out, with a word in the log."""
     names = folder_paths.get_filename_list(IDENTITIES)
-    return [name for name in names if Path(name).parts[0] != "predictors"]
+    return _of_the_kind(IDENTITIES, [name for name in names if Path(name).parts[0] != "predictors"])
 
 
 def predictor_names() -> list[str]:
-    """Names of the predictors' files, relative to their folders."""
-    return list(folder_paths.get_filename_list(PREDICTORS))
+    """Names of the predictors' files, relative to their folders; others are left out, with a word in the log."""
+    return _of_the_kind(PREDICTORS, folder_paths.get_filename_list(PREDICTORS))
+
+
+def why_left_out(key: str, name: str) -> str:
+    """What is wrong with a file of that name in the folders of `key`; empty if nothing is, or there is none."""
+    path = folder_paths.get_full_path(key, name) if name else None
+    return "" if path is None else _problem(Path(path), _HOLD[key])[0]
+
+
+def _of_the_kind(key: str, names: Sequence[str]) -> list[str]:
+    """The names of files whose header says that they are of the folder's kind."""
+    fit = []
+    for name in names:
+        path = folder_paths.get_full_path(key, name)
+        if path is None:
+            continue
+        problem, is_new = _problem(Path(path), _HOLD[key])
+        if not problem:
+            fit.append(name)
+        elif is_new:
+            logging.warning("HyperDream: a file is left out of the list: %s", problem)
+    return fit
+
+
+def _problem(path: Path, kinds: Collection[str]) -> tuple[str, bool]:
+    """What is wrong with a file, and whether it was looked at just now; only a file that has changed is opened."""
+    try:
+        state = path.stat()
+        stamp = state.st_mtime_ns, state.st_size
+        if path in _looked_at and _looked_at[path][0] == stamp:
+            return _looked_at[path][1], False
+        kind = read_names(path)[0].get("kind")
+        problem = "" if kind in kinds else f"{path.name}: is {'another kind of file' if kind else 'no file of ours'}"
+    except FileFormatError as error:
+        problem = f"{path.name}: {error.problem}"
+    except OSError as error:
+        return f"{path.name}: cannot be read ({error.strerror})", True
+    _looked_at[path] = stamp, problem
+    return problem, True
 
 
 def lora_names() -> list[str]:

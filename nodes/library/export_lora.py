@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ...hyperdream_core.errors import BaseMismatchError
 from ...hyperdream_core.formats.container import read_tensors
 from ...hyperdream_core.formats.file_names import free_file
 from ...hyperdream_core.identity import Identity
-from ...hyperdream_core.pipelines.export import export_lora
+from ...hyperdream_core.pictures.files import save_image
+from ...hyperdream_core.pipelines.export import export_lora, write_lora_words
 from ..host import folders, models, run
 from ..wires import IDENTITY
 
@@ -34,6 +36,11 @@ class ExportLora(io.ComfyNode):
                     optional=True,
                     tooltip="Connect a checkpoint to be told if the LoRA does not fit it.",
                 ),
+                io.Image.Input(
+                    "preview",
+                    optional=True,
+                    tooltip="A picture of the person, which is kept beside the file for LoRA browsers.",
+                ),
             ],
             outputs=[
                 io.LoraModel.Output(display_name="lora", tooltip="For ComfyUI's Load LoRA Model."),
@@ -43,7 +50,7 @@ class ExportLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, identity: Identity, name: str, model: Any = None) -> io.NodeOutput:
+    def execute(cls, identity: Identity, name: str, model: Any = None, preview: Tensor | None = None) -> io.NodeOutput:
         with run.ordinary_tensors():
             family = identity.family if model is None else models.family_of(model).name
             if family != identity.family:
@@ -52,5 +59,8 @@ class ExportLora(io.ComfyNode):
                     "so its LoRA would do nothing there; connect a checkpoint of its family, or none"
                 )
             path = export_lora(identity, free_file(folders.output_folder("loras", "hyperdream"), name))
+            write_lora_words(path, identity)
+            if preview is not None:
+                save_image(path.with_suffix(".png"), preview[0, ..., :3].clone().movedim(-1, 0))
             said = f"saved as {path}\nPut 'a {identity.identifier} {identity.class_noun}' in the prompt."
             return io.NodeOutput(read_tensors(path)[1], str(path), ui=ui.PreviewText(said))

@@ -90,6 +90,9 @@ class LoadIdentity(io.ComfyNode):
         # It is None where another node gives the name, which is not known before that has run.
         if identity is None or identity in folders.identity_names():
             return True
+        problem = folders.why_left_out(folders.IDENTITIES, identity)
+        if problem:
+            return f"{problem.rstrip('.')}; choose another identity, or save this one anew"
         return (
             f"{identity or '(nothing chosen)'} is not among the identities in models/hyperdream and output/hyperdream; "
             "run the template '1 Quickstart' or Save Identity first, or choose another one"

@@ -36,6 +36,20 @@ class LoadPredictor(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, predictor: str | None = None) -> bool | str:
+        """In place of ComfyUI's own look at the list, which does not say what is wrong with a file."""
+        # It is None where another node gives the name, which is not known before that has run.
+        if predictor in (None, BUILT_IN) or predictor in folders.predictor_names():
+            return True
+        problem = folders.why_left_out(folders.PREDICTORS, predictor)
+        if problem:
+            return f"{problem.rstrip('.')}; choose another predictor, or get this one again"
+        return (
+            f"{predictor or '(nothing chosen)'} is not among the files in models/hyperdream/predictors; copy it there "
+            "and press R, or choose another one"
+        )
+
+    @classmethod
     def fingerprint_inputs(cls, predictor: str) -> str:
         """Changes when the file does."""
         if predictor == BUILT_IN:

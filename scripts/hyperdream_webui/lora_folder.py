@@ -10,7 +10,6 @@ trigger words. The miniature's identities are of no use to the host's checkpoint
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -24,15 +23,13 @@ from hyperdream_core.formats.file_names import SUFFIX, check_name
 from hyperdream_core.formats.identity_file import read_identity, write_identity
 from hyperdream_core.identity import Identity, blended
 from hyperdream_core.pictures.files import save_image
-from hyperdream_core.pipelines.export import export_lora
+from hyperdream_core.pipelines.export import HOST_FAMILIES, export_lora, write_lora_words
 from hyperdream_core.pipelines.library import PREVIEW_SUFFIX, Entry, Library
 from hyperdream_core.whole_file import write_whole
 
 STOCK = "-lora"
 STOCK_FOLDER = ".lora"
 _DIGEST = re.compile(r"-[0-9a-f]{6}$")
-_HOST_FAMILIES = {"sd15": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
-"""families that the hosts can load, as they call them"""
 
 
 class LoraFolder:
@@ -57,11 +54,11 @@ class LoraFolder:
 
     def is_for_host(self, name: str) -> bool:
         """Whether `<lora:...>` can draw with it."""
-        return self.read(name).family in _HOST_FAMILIES
+        return self.read(name).family in HOST_FAMILIES
 
     def folder_for(self, family: str) -> Path:
         """Where identities of a family are kept."""
-        return self.lora_folder if family in _HOST_FAMILIES else self.own_folder
+        return self.lora_folder if family in HOST_FAMILIES else self.own_folder
 
     def put(self, identity: Identity, name: str, picture: Image.Image | None = None) -> str:
         """Keep an identity under a name, with a picture if there is one; returns its name in the listing.
@@ -152,19 +149,12 @@ class LoraFolder:
         """Write the ordinary LoRA and the words that the Lora page puts into the prompt."""
         # Read back: the file's numbers are rounded to 16 bits, and both files shall draw the same picture.
         identity = read_identity(path)
-        if identity.family not in _HOST_FAMILIES:
+        if identity.family not in HOST_FAMILIES:
             return
         _make(stock(path).parent)
         export_lora(identity, stock(path))
-        words = {
-            "description": f"Made by HyperDream; write 'a {identity.identifier} {identity.class_noun}'.",
-            "sd version": _HOST_FAMILIES[identity.family],
-            "activation text": f"a {identity.identifier} {identity.class_noun}",
-            "preferred weight": 1.0,
-            "notes": identity.made_by.get("notes", ""),
-        }
         for file in self._files(path):
-            write_whole(file.with_suffix(".json"), json.dumps(words, indent=4) + "\n")
+            write_lora_words(file, identity)
 
     def _companion_files(self, path: Path) -> list[Path]:
         """What belongs to an identity, also where 0.1.0 put it."""

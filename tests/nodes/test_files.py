@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +84,48 @@ def test_a_changed_file_is_noticed(host: Host, identity: Any) -> None:
         (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "does not say what it holds, but"),
     ],
 )
-def test_a_hostile_file_is_listed_and_refused_by_name(host: Host, contents: bytes, words: str) -> None:
+def test_a_hostile_file_is_in_no_list_and_refused_by_name(
+    host: Host, caplog: pytest.LogCaptureFixture, contents: bytes, words: str
+) -> None:
     folder = host.folder / "models" / "hyperdream"
     folder.mkdir(parents=True)
     (folder / "evil.safetensors").write_bytes(contents)
     (folder / "notes.txt").write_text("not listed")
-    assert host.module("").LoadIdentity.define_schema().inputs[0].facts["options"] == ["evil.safetensors"]
+    for _ in range(2):
+        assert host.module("").LoadIdentity.define_schema().inputs[0].facts["options"] == []
+    (said,) = [one for one in caplog.messages if "left out of the list" in one]
+    assert "evil.safetensors: " in said
+    refused = host.module("").LoadIdentity.validate_inputs(identity="evil.safetensors")
+    assert refused.startswith("evil.safetensors: ") and refused.endswith(
+        "choose another identity, or save this one anew"
+    )
     with pytest.raises(host.core("errors").FileFormatError, match=f"evil.safetensors: .*{words}"):
         host.run("LoadIdentity", identity="evil.safetensors")
+
+
+def test_predictors_that_are_none_are_in_no_list(host: Host, identity: Any) -> None:
+    folder, node = host.folder / "models" / "hyperdream" / "predictors", host.module("").LoadPredictor
+    folder.mkdir(parents=True)
+    (folder / "empty.safetensors").touch()
+    save(host, identity).rename(folder / "person.safetensors")
+    shutil.copy(host.core("bundled").bundled_predictor("miniature"), folder / "whole.safetensors")
+    assert node.define_schema().inputs[0].facts["options"] == ["miniature (built in)", "whole.safetensors"]
+    assert all(node.validate_inputs(predictor=name) is True for name in ("miniature (built in)", "whole.safetensors"))
+    assert node.validate_inputs() is True
+    assert node.validate_inputs(predictor="empty.safetensors").startswith("empty.safetensors: is empty")
+    assert node.validate_inputs(predictor="person.safetensors").startswith(
+        "person.safetensors: is another kind of file"
+    )
+    assert node.validate_inputs(predictor="gone.safetensors").startswith("gone.safetensors is not among the files in")
+
+
+def test_a_file_that_is_mended_is_listed(host: Host, identity: Any) -> None:
+    path, node = save(host, identity), host.module("").LoadIdentity
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    assert node.define_schema().inputs[0].facts["options"] == []
+    path.write_bytes(whole)
+    assert node.define_schema().inputs[0].facts["options"] == [path.name]
 
 
 @pytest.mark.parametrize("name", ["gone.safetensors", "../../secret.safetensors", ""])
@@ -104,7 +140,7 @@ def test_paths_of_extra_model_paths_are_honoured(host: Host, identity: Any, tmp_
     folders.start_in(tmp_path / "comfy")
     folders.folder_names_and_paths["hyperdream"] = ([str(extra)], set())  # as ComfyUI leaves it: no endings
     (extra / "predictors").mkdir(parents=True)
-    (extra / "predictors" / "p.safetensors").touch()
+    shutil.copy(host.core("bundled").bundled_predictor("miniature"), extra / "predictors" / "p.safetensors")
     (extra / "readme.txt").touch()
     host.module("host.folders").register_folders()
     host.module("host.folders").register_folders()
@@ -113,6 +149,7 @@ def test_paths_of_extra_model_paths_are_honoured(host: Host, identity: Any, tmp_
     options = host.module("").LoadPredictor.define_schema().inputs[0].facts["options"]
     assert options == ["miniature (built in)", "p.safetensors"]
     assert len(folders.get_folder_paths("hyperdream")) == 3
+    (extra / "predictors" / "p.safetensors").write_bytes(b"")
     with pytest.raises(host.core("errors").FileFormatError, match=r"p.safetensors: is empty"):
         host.run("LoadPredictor", predictor="p.safetensors")
 
@@ -125,6 +162,17 @@ def test_an_export_is_a_stock_lora_where_the_loader_looks(host: Host, identity: 
     assert len(tensors) == 3 * len(pairs) and all(key.startswith("lora_unet_") for key in tensors)
     for name, pair in identity.expand().items():
         torch.testing.assert_close(pairs[name].up @ pairs[name].down, pair.up @ pair.down, atol=1e-3, rtol=1e-2)
+
+
+def test_beside_an_export_lie_its_words_and_its_picture(host: Host, identity: Any, portrait: Tensor) -> None:
+    _, path = host.run("ExportLora", identity=identity, name="sofia", preview=portrait)
+    words = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+    assert words["activation text"] == "a sks face" and words["preferred weight"] == 1.0
+    shown = host.core("pictures.files").read_image(Path(path).with_suffix(".png"))
+    torch.testing.assert_close(shown, portrait[0].movedim(-1, 0), atol=1 / 255, rtol=0)
+    host.run("ExportLora", identity=identity, name="without picture")
+    beside = sorted(one.name for one in Path(path).parent.glob("without*"))
+    assert beside == ["without picture.json", "without picture.safetensors"]
 
 
 def test_an_export_for_another_family_is_refused(host: Host, miniature: Any) -> None:

@@ -176,7 +176,12 @@ def test_a_saved_identity_is_offered_and_a_wrong_name_is_one_message(server: Ser
     (server.folder / "models" / "hyperdream" / "evil.safetensors").write_bytes(b"\xff" * 64)
     known = json.loads(server.get("/object_info/HyperDreamLoadIdentity"))
     choices = json.dumps(known["HyperDreamLoadIdentity"]["input"]["required"]["identity"])
-    assert "sofia.safetensors" in choices and "evil.safetensors" in choices
+    assert "sofia.safetensors" in choices and "evil.safetensors" not in choices
+    assert "left out of the list: evil.safetensors: " in (server.folder / "log.txt").read_text(errors="replace")
+    with pytest.raises(HTTPError) as refused:
+        server.start({"load": node("HyperDreamLoadIdentity", identity="evil.safetensors"), "export": node(
+            "HyperDreamExportLora", identity=["load", 0], name="x")})  # fmt: skip
+    assert "evil.safetensors: " in refused.value.read().decode()
     history = server.finish(server.start(personal(save=node("HyperDreamSaveIdentity", name="../sofia", **save))))
     kind, facts = history["status"]["messages"][-1]
     assert kind == "execution_error" and facts["node_id"] == "save"
