@@ -34,7 +34,8 @@ from hyperdream_core.bases import get_base
 from hyperdream_core.identity import Identity
 from hyperdream_core.ops.lidb import LidbCoefficients, basis_sizes
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.predictors.predict import predict_identity
 
 from .random_bases import EncodedBase, encoded_base, new_hypernetwork, whole_base

@@ -26,7 +26,8 @@ from hyperdream_core.bases import get_base
 from hyperdream_core.models.recomputed import recomputed
 from hyperdream_core.pipelines.polishing.denoising_error import Prompts, Samples, personalized, row_errors
 from hyperdream_core.pipelines.polishing.memory import Room, bytes_needed
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.polishing.trainable_adapters import TrainableAdapters, without_effect
 
 from .random_bases import EncodedBase, encoded_base

@@ -25,7 +25,7 @@ from .pipelines.drawing import draw as drawing
 from .pipelines.drawing.draw import DrawConfig
 from .pipelines.export import ExportConfig
 from .pipelines.polishing import polish as polishing
-from .pipelines.polishing.polish import PolishConfig
+from .pipelines.polishing.polish_config import PolishConfig
 from .pipelines.predictors.predict import PredictConfig
 from .pipelines.predictors.predictor import Predictor, open_predictor
 from .pipelines.prompts import insert_identifier

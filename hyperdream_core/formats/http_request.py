@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 from ..json_text import JsonTextError, parse_json
@@ -72,12 +71,13 @@ def read_body(body: bytes, largest: int = LARGEST_BODY) -> dict[str, Any]:
 
 
 def _is_at(origin: str, host: str) -> bool:
-    """Whether an origin is the one that is served under this Host."""
-    try:
-        one = urlsplit(origin)
-        other = urlsplit(f"//{host}")
-        default = _PORTS.get(one.scheme)
-        ports = [part.port or default for part in (one, other)]
-    except ValueError:
-        return False
-    return bool(host) and default is not None and one.hostname == other.hostname and ports[0] == ports[1]
+    """Whether an origin, such as `http://127.0.0.1:8188`, is the one that is served under this Host."""
+    scheme, _, place = origin.strip().lower().partition("://")
+    port = _PORTS.get(scheme)
+    return bool(host) and port is not None and _with_port(place, port) == _with_port(host.lower(), port)
+
+
+def _with_port(place: str, default: int) -> str:
+    """HOST or HOST:PORT, which may be an IPv6 address in brackets, with the port written out."""
+    has_port = ":" in place.rpartition("]")[2]
+    return place if has_port else f"{place}:{default}"

@@ -23,7 +23,8 @@ from ..identity import Identity
 from .base import Base
 from .before_work import bytes_of_identity, check_folder, check_prompts, check_texts
 from .companions import Companions
-from .polishing.polish import STEPS_FROM_SCRATCH, PolishConfig, Watcher, polish
+from .polishing.polish import Watcher, polish
+from .polishing.polish_config import STEPS_FROM_SCRATCH, PolishConfig
 from .predictors.predict import PredictConfig
 from .predictors.predictor import Predictor
 from .progress import Progress, no_progress

@@ -31,7 +31,7 @@ from .drawing.draw import DrawConfig, draw
 from .drawing.subjects import Subject, Subjects
 from .export import ExportConfig, export_lora
 from .make_identity import MakeIdentityConfig, Watch, check_job, make_identity
-from .polishing.polish import PolishConfig
+from .polishing.polish_config import PolishConfig
 from .predictors.predict import PredictConfig
 from .predictors.predictor import Predictor
 from .prompts import insert_identifier, without_identifier

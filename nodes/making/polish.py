@@ -27,7 +27,7 @@ from ...hyperdream_core.pipelines.make_identity import (
     make_identity,
 )
 from ...hyperdream_core.pipelines.polishing.memory import Plan, Room, fitting
-from ...hyperdream_core.pipelines.polishing.polish import PolishConfig
+from ...hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from ...hyperdream_core.pipelines.predictors.predict import PredictConfig
 from ...hyperdream_core.pipelines.prompts import captions_of_lines
 from ...hyperdream_core.pipelines.results_folder import ResultsFolder

@@ -9,7 +9,11 @@ from comfy_api.latest import io
 from ...hyperdream_core.bases import TARGET_SETS
 from ...hyperdream_core.faces.prepared_faces import Faces
 from ...hyperdream_core.identity import Identity
-from ...hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH, PolishConfig
+from ...hyperdream_core.pipelines.polishing.polish_config import (
+    STEPS_AFTER_PREDICTION,
+    STEPS_FROM_SCRATCH,
+    PolishConfig,
+)
 from ..dials import choice, count_dial, number_dial
 from ..wires import FACES, IDENTITY
 from .polish import PolishOptions, polish, stopped_runs

@@ -36,7 +36,7 @@ from hyperdream_core.pipelines.make_identity import (
     check_job,
     make_identity,
 )
-from hyperdream_core.pipelines.polishing.polish import STEPS_FROM_SCRATCH, PolishConfig
+from hyperdream_core.pipelines.polishing.polish_config import STEPS_FROM_SCRATCH, PolishConfig
 from hyperdream_core.pipelines.predictors.predict import PredictConfig
 from hyperdream_core.pipelines.predictors.predictor import Predictor
 from hyperdream_core.pipelines.progress import Progress

@@ -17,7 +17,7 @@ from hyperdream_core.faces.detectors import DetectorName
 from hyperdream_core.faces.face import FaceOrder
 from hyperdream_core.formats.file_names import check_name
 from hyperdream_core.pipelines.before_work import check_texts
-from hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH, PolishConfig
+from hyperdream_core.pipelines.polishing.polish_config import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH, PolishConfig
 
 CHECKPOINT = "checkpoint"
 """the one that the host has loaded"""

@@ -11,7 +11,7 @@ from hyperdream_core.bases import get_base
 from hyperdream_core.errors import ConfigError, HyperDreamError, ReferenceImageError
 from hyperdream_core.faces.detectors import DetectorName
 from hyperdream_core.faces.face import FaceOrder
-from hyperdream_core.pipelines.polishing.polish import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH
+from hyperdream_core.pipelines.polishing.polish_config import STEPS_AFTER_PREDICTION, STEPS_FROM_SCRATCH
 
 from . import html
 from .host import sentence

@@ -63,7 +63,7 @@ def test_what_commands_were_called_in_the_first_release_is_understood_and_not_sh
 def test_flags_of_the_first_release_are_understood_and_not_shown() -> None:
     from hyperdream_core.cli.flags import config_from_flags
     from hyperdream_core.pipelines.drawing.draw import DrawConfig
-    from hyperdream_core.pipelines.polishing.polish import PolishConfig
+    from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 
     older = ["--finetune-steps", "3", "--finetune-batch", "2", "--sample-steps", "5", "--sample-batch", "4"]
     words = ["personalize", "a.png", "--prompt", "x", *older, "--hypernetwork", "none"]

@@ -36,8 +36,8 @@ from hyperdream_core.pictures.files import read_image, read_picture, read_refere
 from hyperdream_core.pipelines.diffusers.loading import load_base
 from hyperdream_core.pipelines.export import export_lora
 from hyperdream_core.pipelines.library import Library
-from hyperdream_core.pipelines.polishing.polish import PolishConfig
 from hyperdream_core.pipelines.polishing.polish_checkpoint import PolishCheckpoint, PolishRun
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.polishing.trainable_adapters import TrainableAdapters, without_effect
 from hyperdream_core.pipelines.predictors.hypernetwork_predictor import read_hypernetwork_predictor, save_hypernetwork
 from hyperdream_core.pipelines.predictors.predictor import open_predictor

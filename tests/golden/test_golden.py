@@ -28,7 +28,8 @@ from hyperdream_core.identity import Identity
 from hyperdream_core.miniature.trial.kept_rows import keep_row, kept_row
 from hyperdream_core.pipelines.export import ExportConfig, export_lora
 from hyperdream_core.pipelines.library import Library
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.predictors.hypernetwork_predictor import (
     read_hypernetwork_predictor,
     save_hypernetwork,

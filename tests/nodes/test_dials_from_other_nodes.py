@@ -11,7 +11,7 @@ import torch
 from hyperdream_core.faces.prepare import PrepareConfig
 from hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
 from hyperdream_core.pipelines.make_identity import MakeIdentityConfig
-from hyperdream_core.pipelines.polishing.polish import PolishConfig
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.predictors.predict import PredictConfig
 
 from .conftest import Host

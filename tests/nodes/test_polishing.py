@@ -61,7 +61,8 @@ def test_it_improves_and_repeats_and_leaves_the_base_bit_for_bit(
 def test_it_does_what_the_core_does_on_the_same_base(host: Host, miniature: Any, faces: Any) -> None:
     from hyperdream_core.miniature.world.captions import describe_references
     from hyperdream_core.pipelines.diffusers.loading import load_base
-    from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+    from hyperdream_core.pipelines.polishing.polish import polish
+    from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 
     base, pictures = load_base(), faces.at(64)
     # Where nobody says what the picture shows, both let the miniature read it off.

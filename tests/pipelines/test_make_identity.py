@@ -15,7 +15,8 @@ from hyperdream_core.ops.lowrank import LoraPair, delta
 from hyperdream_core.pipelines.companions import Companions
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.make_identity import MakeIdentityConfig, Watch, make_identity
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.predictors.predict import PredictConfig
 from hyperdream_core.pipelines.predictors.wants import Wants
 

@@ -18,7 +18,8 @@ from hyperdream_core.faces.prepared_faces import faces_of_crops
 from hyperdream_core.pictures.files import save_image, to_pil
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from tests.identities import make_identity
 
 SMALL = DrawConfig(steps=2, size=32, guidance_scale=1.0)

@@ -27,7 +27,7 @@ from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.drawing.subjects import Subject
 from hyperdream_core.pipelines.personalize import Onlookers, PersonalizeConfig, PersonalizeResult, personalize
-from hyperdream_core.pipelines.polishing.polish import PolishConfig
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.predictors.hypernetwork_predictor import HypernetworkPredictor
 from hyperdream_core.pipelines.predictors.predict import neutral_identity, predict_identity
 from hyperdream_core.pipelines.progress import Progress

@@ -19,7 +19,8 @@ from hyperdream_core.pipelines.base import frozen
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.diffusers.loading import load_base
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.predictors.predictor import open_predictor
 
 SMALL = DrawConfig(steps=3, size=32, seed=1)

@@ -116,6 +116,7 @@ class FakeModel(nn.Module):
         super().__init__()
         self.channels = get_base(family).latent_channels
         self.factor = get_base(family).vae_factor
+        self.text_width = get_base(family).unet.context_dim
         self.model = nn.Module()
         self.model.diffusion_model = FakeUNet(family)
         self.cond_stage_model = nn.Linear(3, 3).requires_grad_(False)
@@ -125,7 +126,7 @@ class FakeModel(nn.Module):
         self.is_sd3 = False
 
     def get_learned_conditioning(self, prompts: list[str]) -> Tensor:
-        return torch.stack([torch.full((77, 4), float(len(prompt)) / 20) for prompt in prompts])
+        return torch.stack([torch.full((77, self.text_width), float(len(prompt)) / 20) for prompt in prompts])
 
     def encode_first_stage(self, pictures: Tensor) -> FakeLatents:
         small = torch.nn.functional.avg_pool2d(pictures.mean(1, keepdim=True), self.factor)

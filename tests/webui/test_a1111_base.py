@@ -11,7 +11,8 @@ from hyperdream_webui import a1111_base as loaded_model
 from torch import nn
 
 from hyperdream_core.errors import BaseMismatchError, ConfigError
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 
 from .conftest import FakeModel, FakeUNet, Networks
 

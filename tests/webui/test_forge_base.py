@@ -11,7 +11,8 @@ import torch
 from hyperdream_webui import forge_base, host
 
 from hyperdream_core.errors import ConfigError
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish
+from hyperdream_core.pipelines.polishing.polish import polish
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 
 from .conftest import FakeModel, FakeUNet
 

@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `personalize`."""
     from ...pipelines.drawing.draw import DrawConfig
     from ...pipelines.export import ExportConfig
-    from ...pipelines.polishing.polish import PolishConfig
+    from ...pipelines.polishing.polish_config import PolishConfig
     from ...pipelines.predictors.predict import PredictConfig
 
     add_reference_flags(parser)
@@ -88,7 +88,7 @@ def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
     from ...pipelines.drawing.draw import DrawConfig
     from ...pipelines.export import ExportConfig
     from ...pipelines.personalize import PersonalizeConfig
-    from ...pipelines.polishing.polish import PolishConfig
+    from ...pipelines.polishing.polish_config import PolishConfig
     from ...pipelines.predictors.predict import PredictConfig
 
     predict = config_from_flags(PredictConfig, arguments)
@@ -133,7 +133,7 @@ def _personalize(job: _Job, console: Console) -> Outcome:
 
 def _predictor(source: str | None, base: Base, console: Console) -> Predictor | None:
     from ...bundled import bundled_predictor
-    from ...pipelines.polishing.polish import STEPS_FROM_SCRATCH
+    from ...pipelines.polishing.polish_config import STEPS_FROM_SCRATCH
     from ...pipelines.predictors.predictor import open_predictor
 
     if source == "none":

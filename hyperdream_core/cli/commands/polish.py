@@ -13,12 +13,12 @@ from ..flags import add_config_flags, config_from_flags, place, whole_number
 from ..reference_flags import References, add_reference_flags
 
 if TYPE_CHECKING:
-    from ...pipelines.polishing.polish import PolishConfig
+    from ...pipelines.polishing.polish_config import PolishConfig
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `polish`."""
-    from ...pipelines.polishing.polish import PolishConfig
+    from ...pipelines.polishing.polish_config import PolishConfig
 
     add_reference_flags(parser)
     add_caption_flag(parser)
@@ -32,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", type=place, metavar="FILE", help="save to this file, and go on from it")
     add_base_flags(parser)
-    add_out_flag(parser, "identity.safetensors")
+    add_out_flag(parser, "polished.safetensors")
     add_config_flags(parser, PolishConfig)
 
 
@@ -50,7 +50,7 @@ class _Job:
 
 def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     """Pictures and perhaps a prediction to a polished identity file; Ctrl-C keeps the best so far."""
-    from ...pipelines.polishing.polish import PolishConfig
+    from ...pipelines.polishing.polish_config import PolishConfig
 
     job = _Job(
         references=References.of(arguments),

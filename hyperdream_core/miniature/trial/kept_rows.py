@@ -14,7 +14,7 @@ import torch
 from ...config import config_to_json
 from ...errors import FileFormatError
 from ...json_text import read_json
-from ...pipelines.polishing.polish import PolishConfig
+from ...pipelines.polishing.polish_config import PolishConfig
 from ...pipelines.scores import Interval, MethodScores
 from ...whole_file import check_writable, make_folder, write_whole
 from .config import TrialConfig

@@ -28,7 +28,8 @@ from ...pipelines.diffusers.loading import load_base
 from ...pipelines.drawing.draw import DrawConfig, draw
 from ...pipelines.drawing.guidance_config import GuidanceConfig
 from ...pipelines.drawing.subjects import Subject
-from ...pipelines.polishing.polish import PolishConfig, polish_batch
+from ...pipelines.polishing.polish import polish_batch
+from ...pipelines.polishing.polish_config import PolishConfig
 from ...pipelines.predictors.hypernetwork_predictor import read_hypernetwork_predictor
 from ...pipelines.predictors.predict import PredictConfig, neutral_identity, predict_identity
 from ...pipelines.progress import Progress, no_progress

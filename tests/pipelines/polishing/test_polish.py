@@ -13,7 +13,8 @@ from hyperdream_core.identity import Identity, truncated
 from hyperdream_core.ops import lidb
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
 from hyperdream_core.pipelines.polishing.denoising_error import Samples, row_errors
-from hyperdream_core.pipelines.polishing.polish import PolishConfig, polish, polish_batch
+from hyperdream_core.pipelines.polishing.polish import polish, polish_batch
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from hyperdream_core.pipelines.polishing.preservation import CONTEXTS
 from hyperdream_core.pipelines.polishing.training_pictures import encode_pictures
 from hyperdream_core.pipelines.training.loop import step_generator
