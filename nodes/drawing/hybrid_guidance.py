@@ -30,8 +30,8 @@ OWN = -1.0
 """a dial's setting for what the preset takes by itself"""
 
 _NULL_STRENGTH = (
-    "How much of the identity acts on the negative prompt, 0 to 1. -1 uses the preset's own: "
-    "1 in plain, blend and reference-null, 0 elsewhere."
+    "How much of the identity acts on the negative prompt, 0 to 1. -1 is automatic: all of it in "
+    "plain, blend and reference-null, none elsewhere."
 )
 _RESCALE = "Restores the contrast that strong CFG changes; 0.7 repairs washed-out or glaring pictures."
 _RANK_SHARE = (
@@ -170,22 +170,25 @@ def dial_inputs(presets: list[str]) -> list[Any]:
     return [
         choice(
             "guidance",
-            "hybrid: the base leads at base_scale, and the person at subject_scale on top. mix: "
-            "subject_scale is the person's share, 0 to 1. blend: between the base's guidance and "
-            "plain. base-null: plain, but away from the base. plain: sampled like any LoRA.",
+            "How base and person are mixed. hybrid: the base leads, and the person comes on top. mix: "
+            "both lead, each by its share. blend: anything between the base alone and plain. "
+            "base-null: like plain, but what tells the person from the base counts more. plain: like any "
+            "LoRA.",
             presets,
         ),
         number_dial(
             "base_scale",
-            "CFG of the base in hybrid, mix and blend; -1 uses the sampler's CFG.",
+            "How closely the base follows the prompt in hybrid, mix and blend, as cfg says it in a "
+            "sampler. -1 is automatic: the sampler's cfg.",
             default=OWN,
             limits=(OWN, 30.0),
             step=0.1,
         ),
         number_dial(
             "subject_scale",
-            "CFG of the person in hybrid, the person's share in mix and blend; 0 is the base alone. "
-            "-1 uses the sampler's CFG in hybrid, and a share of 1 in mix and blend.",
+            "How strongly the person leads in hybrid; the person's share, 0 to 1, in mix and blend. 0 "
+            "is the base alone. -1 is automatic: the sampler's cfg in hybrid, all of the person in "
+            "mix and blend.",
             default=OWN,
             limits=(OWN, 30.0),
             step=0.1,
