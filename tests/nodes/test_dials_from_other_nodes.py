@@ -48,7 +48,7 @@ def test_refused_numbers_have_the_name_of_their_dial(
              "image": portrait, "first": identity, "second": identity}  # fmt: skip
     inputs = {one.id for one in schema.inputs}
     given = defaults | {key: value for key, value in wires.items() if key in inputs}
-    short = {"detector": "already-cropped", "steps": 1, "preview_every": 0}
+    short = {"detector": "already-cropped", "steps": 1, "preview_every": 0, "batch": 1, "preserve_batch": 1}
     given |= {key: value for key, value in short.items() if key in inputs}
     refusals = []
     for one in schema.inputs:
