@@ -25,7 +25,10 @@ class EncodedBase(DiffusersBase):
     """A UNet alone; text and pictures come encoded, as random numbers. So only what runs at every step is measured."""
 
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
-        return Conditioning(self._random(len(prompts), TEXT_TOKENS, self.family.unet.context_dim))
+        pooled = None
+        if len(self.family.text_encoders) > 1:
+            pooled = self._random(len(prompts), self.family.text_encoders[-1].width)
+        return Conditioning(self._random(len(prompts), TEXT_TOKENS, self.family.unet.context_dim), pooled)
 
     def encode_image(self, images: Tensor) -> Tensor:
         sides = (side // self.family.vae_factor for side in images.shape[-2:])

@@ -2,8 +2,7 @@
 
 Kept for the gradients are, for each place of the latents, about 23 numbers a channel of a transformer block and 13 of a
 residual one, fewer by four with each level; counted for the true shapes by `benchmarks/polish_memory.py`. Blocks that
-are computed twice keep their inputs only, and one of them its insides. What is at hand for a moment besides, gradients
-among it, takes as much again.
+are computed twice keep their inputs only, and one of them its insides. What is at hand for a moment comes on top.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ from ..base import Conditioning
 
 _TRANSFORMER, _RESIDUAL, _INPUTS = 23.0, 13.0, 6.2
 """numbers kept, per channel and place: of either block's insides, and of a residual block that is computed twice"""
-_AT_HAND = {"cpu": 7.5}
-"""Largest memory over what is kept; on a CPU, measured on SD 1.5 at 256 px, its convolutions copy a great deal."""
-_AT_HAND_ELSEWHERE = 2.0
+_AT_HAND, _AT_HAND_ON_CPU = 2.0, 1.2
+"""Largest memory over what is kept: on a CPU as measured on SD 1.5's shape at 256 and 512 px, elsewhere with a margin
+that nobody has measured yet."""
+_ALWAYS = 0.25e9
+"""bytes that go to adapters, optimiser and scratch whatever the size"""
 _SMALLEST_SHARE = 0.5
 """of the size that was asked for; below that the pictures are not worth training on"""
 
@@ -73,7 +74,8 @@ def bytes_needed(family: BaseFamily, size: int, samples: int, room: Room, recomp
     else:
         numbers = _TRANSFORMER * transformer + _RESIDUAL * residual
     kept = numbers * (size / family.vae_factor) ** 2 * samples * room.number_size
-    return kept * _AT_HAND.get(room.device, _AT_HAND_ELSEWHERE) + room.cast_weights * (0.1 if recomputes else 1.0)
+    at_hand = _AT_HAND_ON_CPU if room.device == "cpu" else _AT_HAND
+    return kept * at_hand + _ALWAYS + room.cast_weights * (0.1 if recomputes else 1.0)
 
 
 def fitting(
