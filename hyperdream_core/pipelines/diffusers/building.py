@@ -10,8 +10,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import FileFormatError, MissingDependencyError
+from ...errors import ConfigError, FileFormatError, MissingDependencyError, quoted
+from ...json_text import read_json
 from ...ops.noise import DiscreteDiffusion, NoiseProcess, RectifiedFlow
+from ...regular_file import check_regular
+
+_MOST_LAYERS, _MOST_ENTRIES, _MOST = 64, 1000, 10_000_000
+_BOUNDS = {
+    "num_train_timesteps": (2, 100_000),
+    "beta_start": (0, 0.9999),
+    "beta_end": (0, 0.9999),
+    "shift": (1e-3, 1e3),
+}
 
 
 def require_diffusers() -> None:
@@ -25,11 +35,21 @@ def noise_process_of(scheduler_config: Mapping[str, Any]) -> NoiseProcess:
     """The noise process that a diffusers scheduler configuration describes.
 
     Raises:
-        ConfigError: an unknown prediction type.
+        ConfigError: an unknown prediction type, EDM's noise, or a number out of range.
     """
     from diffusers import DDPMScheduler
 
-    if str(scheduler_config.get("_class_name", "")).startswith("FlowMatch"):
+    name = str(scheduler_config.get("_class_name", ""))
+    if name.startswith("EDM"):
+        raise ConfigError(
+            f"the noise schedule is {quoted(name)}, which is not understood; use a base with epsilon or v"
+        )
+    for key, (least, most) in _BOUNDS.items():
+        value = scheduler_config.get(key, least)
+        kinds = int if key == "num_train_timesteps" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+            raise ConfigError(f"{key} of the noise schedule is {quoted(str(value))}, but {least} to {most} is expected")
+    if name.startswith("FlowMatch"):
         return RectifiedFlow(
             shift=float(scheduler_config.get("shift", 1.0)),
             time_scale=float(scheduler_config.get("num_train_timesteps", 1000)),
@@ -37,6 +57,30 @@ def noise_process_of(scheduler_config: Mapping[str, Any]) -> NoiseProcess:
     known = {key: value for key, value in scheduler_config.items() if not key.startswith("_")}
     alphas: Tensor = DDPMScheduler.from_config(known).alphas_cumprod
     return DiscreteDiffusion(alphas.float(), str(scheduler_config.get("prediction_type", "epsilon")))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A network's configuration in a folder, with no number so large that building it would not end.
+
+    Raises:
+        FileFormatError: not there, no JSON, or out of bounds.
+    """
+    config: dict[str, Any] = read_json(path, finite=False)
+    for key, value in config.items():
+        most = _MOST_LAYERS if "layers" in key else _MOST
+        if not _within(value, most):
+            raise FileFormatError(
+                path, f"has {key!r} beyond all bases ({most:,} at most is expected); get the folder again"
+            )
+    return config
+
+
+def _within(value: Any, most: int) -> bool:
+    if isinstance(value, dict):
+        return len(value) <= _MOST_ENTRIES and all(_within(one, most) for one in value.values())
+    if isinstance(value, list):
+        return len(value) <= _MOST_ENTRIES and all(_within(one, most) for one in value)
+    return not isinstance(value, (int, float)) or -most <= value <= most
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -47,6 +91,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     from safetensors import SafetensorError, safe_open
 
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

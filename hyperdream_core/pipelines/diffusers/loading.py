@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +12,10 @@ from torch import nn
 from ...bases import BaseFamily, detect_family
 from ...bundled import SHIPPED, bundled_weights
 from ...errors import BaseMismatchError, FileFormatError
+from ...json_text import read_json
 from ...models.one_thread import BUILDING
-from .building import deep_autoencoder, fill_model, noise_process_of, require_diffusers, tensor_shapes
+from ...regular_file import check_regular
+from .building import deep_autoencoder, fill_model, noise_process_of, read_config, require_diffusers, tensor_shapes
 from .diffusers_base import DiffusersBase
 from .single_file import load_single_file
 from .weights import check_weights
@@ -85,6 +86,8 @@ def _place(path: str | Path) -> Path:
             f"there is no such base at {path}, but {SHIPPED!r}, a diffusers folder or a .safetensors checkpoint is "
             "expected; check the path",
         )
+    if not path.is_dir():
+        check_regular(path)
     return path
 
 
@@ -95,7 +98,9 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
     family = base_family(folder)
     names = [encoder.name for encoder in family.text_encoders]
     try:
-        scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        for part in ("unet", *names):
+            read_config(folder / part / "config.json")
+        scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json", finite=False)
         return DiffusersBase(
             family=family,
             unet=UNet2DConditionModel.from_pretrained(
@@ -110,7 +115,9 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
             scheduler_config=scheduler_config,
             noise=noise_process_of(scheduler_config),
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, FileFormatError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise FileFormatError(
             folder,
             f"is not a complete diffusers folder ({error}), but unet, vae, text_encoder, tokenizer and scheduler are "
@@ -123,7 +130,7 @@ def load_vae(folder: Path, dtype: torch.dtype) -> nn.Module:
     from diffusers import AutoencoderKL, AutoencoderTiny
     from safetensors.torch import load_file
 
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = read_config(folder / "config.json")
     name, files = config.get("_class_name"), _weight_files(folder)
     if name == "AutoencoderDC":
         kind = deep_autoencoder()
@@ -170,6 +177,8 @@ def _load_text_encoder(folder: Path, dtype: torch.dtype) -> nn.Module:
 def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if files:
+        for file in files:
+            check_regular(file)
         return files
     old = next((file for pattern in _OLD_WEIGHTS for file in folder.glob(pattern)), None)
     if old is not None:

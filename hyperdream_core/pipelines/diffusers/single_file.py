@@ -24,6 +24,7 @@ from .diffusers_base import DiffusersBase
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
+_EDM_MARKS = ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
 Shapes = Mapping[str, tuple[int, ...]]
 
 SCHEDULE = {
@@ -47,6 +48,12 @@ def load_single_file(path: Path, dtype: torch.dtype) -> DiffusersBase:
         BaseMismatchError: of an unknown family.
     """
     shapes = tensor_shapes(path)
+    mark = next((name for name in _EDM_MARKS if name in shapes), None)
+    if mark is not None:
+        raise BaseMismatchError(
+            f"{path.name}: is an EDM checkpoint (it holds {mark!r}), as Playground 2.5 and CosXL are, whose network is "
+            "given other inputs; use a checkpoint with epsilon or v prediction"
+        )
     try:
         family = detect_family(shapes)
     except BaseMismatchError as error:

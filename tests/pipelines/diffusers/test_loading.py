@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -314,3 +316,40 @@ def test_a_folder_with_nan_in_its_weights_is_refused(folder: Path, tmp_path: Pat
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(FileFormatError, match=r"nan: tensor 'unet\.conv_in\.bias' holds NaN"):
         load_base(tmp_path / "nan")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("ask", [load_base, base_family, building.tensor_shapes])
+def test_a_pipe_is_no_base_and_is_not_waited_for(ask: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "base.safetensors")
+    with pytest.raises(FileFormatError, match="a pipe or a device"):
+        ask(tmp_path / "base.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("part", "entries"),
+    [
+        ("unet", {"layers_per_block": 10**9}),
+        ("text_encoder", {"num_hidden_layers": 10**9}),
+        ("unet", {"block_out_channels": "wide"}),
+        ("unet", {"attention_head_dim": 0}),
+        ("scheduler", {"num_train_timesteps": 10**9}),
+        ("scheduler", {"beta_end": 7.0}),
+        ("scheduler", {"beta_start": "low"}),
+        ("scheduler", {"_class_name": "EDMEulerScheduler"}),
+    ],
+)
+def test_a_folder_whose_configuration_is_out_of_bounds_is_refused(
+    part: str, entries: dict[str, object], folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "base")
+    file = tmp_path / "base" / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+    with pytest.raises(FileFormatError):
+        load_base(tmp_path / "base")
+
+
+def test_an_edm_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    save_file({"edm_mean": torch.zeros(4), "edm_std": torch.ones(4)}, tmp_path / "edm.safetensors")
+    with pytest.raises(BaseMismatchError, match="EDM checkpoint"):
+        load_base(tmp_path / "edm.safetensors")
