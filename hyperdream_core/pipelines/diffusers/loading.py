@@ -11,7 +11,7 @@ from torch import nn
 
 from ...bases import BaseFamily, detect_family
 from ...bundled import SHIPPED, bundled_weights
-from ...errors import BaseMismatchError, FileFormatError
+from ...errors import BaseMismatchError, ConfigError, FileFormatError
 from ...json_text import read_json
 from ...models.one_thread import BUILDING
 from ...regular_file import check_regular
@@ -21,6 +21,7 @@ from .single_file import load_single_file
 from .weights import check_weights
 
 _LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+_WHILE_BUILDING = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _OLD_WEIGHTS = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -115,7 +116,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
             scheduler_config=scheduler_config,
             noise=noise_process_of(scheduler_config),
         )
-    except (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (*_WHILE_BUILDING, ConfigError, FileFormatError) as error:
         if isinstance(error, FileFormatError) and not isinstance(error.__cause__, FileNotFoundError):
             raise
         raise FileFormatError(
