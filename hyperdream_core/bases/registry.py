@@ -70,7 +70,7 @@ def _check_input_channels(family: BaseFamily, prefix: str, shapes: Mapping[str, 
         shape = _shape(shapes, prefix + name)
         if shape is not None and shape[1] != family.latent_channels:
             raise BaseMismatchError(
-                f"the checkpoint is of {family.title}, but its UNet takes {shape[1]} channels where "
+                f"the checkpoint is of {family.title} and its UNet takes {shape[1]} channels, but "
                 f"{family.latent_channels} are expected. It is an inpainting, depth or editing variant; "
                 "use the ordinary checkpoint."
             )
