@@ -54,3 +54,4 @@ def server(data: Path) -> Iterator[Server]:
 
 class TestForge(InTheRealHost):
     install, checkpoint = INSTALL, CHECKPOINT
+    leaves_out_the_negative_prompt = True
