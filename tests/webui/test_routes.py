@@ -127,7 +127,7 @@ def test_the_librarys_verbs(client: Any) -> None:
         ("create", {"images": [PORTRAIT], "identifier": ""}, "must be a word"),
         ("create", {"images": [PORTRAIT], "class_noun": " "}, "must be a word"),
         ("create", {"images": [PORTRAIT], "caption": "x" * 5000}, "shorten it"),
-        ("create", {"images": [PORTRAIT], "caption": "\ud800"}, "half of a character"),
+        ("create", {"images": [PORTRAIT], "caption": "\ud800"}, "is not UTF-8"),
         ("create", {"images": [PORTRAIT] * 60}, "60 images"),
         ("faces", {"images": [PORTRAIT], "on": ["checkpoint"]}, "on must be a text"),
         ("faces", {"images": [PORTRAIT], "on_no_face": "dance"}, "choose one of them"),
