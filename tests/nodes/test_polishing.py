@@ -230,7 +230,7 @@ def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
     assert asked == [estimate.bytes_needed(family, 64, count, room) for count in (3, 1)]
     memory.loaded.clear()
     # With less memory fewer pass at once, and then their insides are computed twice.
-    for share in (2.5, 0.9):
+    for share in (1.9, 0.9):
         memory.free = share * estimate.bytes_needed(family, 64, 1, room)
         polished(host, miniature, faces, steps=1)
     asked = [needed for patcher, needed in memory.loaded if patcher.model is miniature[0].model and needed]

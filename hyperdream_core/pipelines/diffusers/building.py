@@ -59,7 +59,7 @@ def noise_process_of(scheduler_config: Mapping[str, Any]) -> NoiseProcess:
     return DiscreteDiffusion(alphas.float(), str(scheduler_config.get("prediction_type", "epsilon")))
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def bounded_config(path: Path) -> dict[str, Any]:
     """A network's configuration in a folder, with no number so large that building it would not end.
 
     Raises:

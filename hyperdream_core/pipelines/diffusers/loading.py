@@ -15,7 +15,7 @@ from ...errors import BaseMismatchError, ConfigError, FileFormatError
 from ...json_text import read_json
 from ...models.one_thread import BUILDING
 from ...regular_file import check_regular
-from .building import deep_autoencoder, fill_model, noise_process_of, read_config, require_diffusers, tensor_shapes
+from .building import bounded_config, deep_autoencoder, fill_model, noise_process_of, require_diffusers, tensor_shapes
 from .diffusers_base import DiffusersBase
 from .single_file import load_single_file
 from .weights import check_weights
@@ -100,7 +100,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> DiffusersBase:
     names = [encoder.name for encoder in family.text_encoders]
     try:
         for part in ("unet", *names):
-            read_config(folder / part / "config.json")
+            bounded_config(folder / part / "config.json")
         scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json", finite=False)
         return DiffusersBase(
             family=family,
@@ -131,7 +131,7 @@ def load_vae(folder: Path, dtype: torch.dtype) -> nn.Module:
     from diffusers import AutoencoderKL, AutoencoderTiny
     from safetensors.torch import load_file
 
-    config = read_config(folder / "config.json")
+    config = bounded_config(folder / "config.json")
     name, files = config.get("_class_name"), _weight_files(folder)
     if name == "AutoencoderDC":
         kind = deep_autoencoder()

@@ -19,7 +19,7 @@ _AT_HAND, _AT_HAND_ON_CPU = 2.0, 1.2
 """Largest memory over what is kept: on a CPU as measured on SD 1.5's shape at 256 and 512 px, elsewhere with a margin
 that nobody has measured yet."""
 _ALWAYS = 0.25e9
-"""bytes that go to adapters, optimiser and scratch whatever the size"""
+"""bytes that go to adapters, optimiser and scratch whatever the pictures' size, in a UNet of 1280 channels"""
 _SMALLEST_SHARE = 0.5
 """of the size that was asked for; below that the pictures are not worth training on"""
 
@@ -75,7 +75,8 @@ def bytes_needed(family: BaseFamily, size: int, samples: int, room: Room, recomp
         numbers = _TRANSFORMER * transformer + _RESIDUAL * residual
     kept = numbers * (size / family.vae_factor) ** 2 * samples * room.number_size
     at_hand = _AT_HAND_ON_CPU if room.device == "cpu" else _AT_HAND
-    return kept * at_hand + _ALWAYS + room.cast_weights * (0.1 if recomputes else 1.0)
+    always = _ALWAYS * (unet.channels[last] / 1280) ** 2
+    return kept * at_hand + always + room.cast_weights * (0.1 if recomputes else 1.0)
 
 
 def fitting(

@@ -282,7 +282,7 @@ def test_a_start_for_another_base_is_refused(
 def test_a_start_over_noise_bands_is_refused(base: DiffusersBase, references: Tensor, polished: Identity) -> None:
     entries = {f"{name}.band{k}": c for k in (0, 1) for name, c in polished.coefficients.items()}
     banded = replace(polished, bands=((0.0, 0.5), (0.5, 1.0)), coefficients=entries)
-    with pytest.raises(ConfigError, match="but polishing trains one change for all noise levels; polish that of one"):
+    with pytest.raises(ConfigError, match="but polishing trains one change for all noise levels; start from nothing"):
         polish(base, references, banded, CONFIG)
 
 
