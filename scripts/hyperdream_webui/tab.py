@@ -308,6 +308,10 @@ def _face_choice(values: Sequence[Any]) -> FaceChoice:
 
 def _order(files: Sequence[str], faces: FaceChoice, values: Sequence[Any]) -> Order:
     name, on, predict, steps, caption, prompts, identifier, class_noun, size, at_once, draw_steps, seed = values
+    # Forge's gradio gives None for a box that nobody has touched.
+    name, caption, prompts, identifier, class_noun = (
+        text or "" for text in (name, caption, prompts, identifier, class_noun)
+    )
     return Order(
         files=files,
         faces=faces,
