@@ -157,9 +157,5 @@ def changed_setting(was: Any, now: Any, name: str = "") -> str:
             if found:
                 return found
         return ""
-    return "" if was == now else f"{name or 'settings'} {_short(was)} (now {_short(now)})"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    before, after = (printable(json.dumps(value, default=str), 60) for value in (was, now))
+    return "" if was == now else f"{name or 'settings'} {before} (now {after})"

@@ -226,7 +226,7 @@ def _payload(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
 def _check_start(path: Path) -> None:
     """Refuse what is recognisably something else, with a better reason than the parser's."""
     size = check_regular(path)
-    if not _is_text(path):
+    if as_text(str(path)) != str(path):
         raise FileFormatError(
             path,
             "lies at a path that is no UTF-8, which the safetensors library cannot open. Rename the file or folder.",
@@ -253,14 +253,6 @@ def _check_start(path: Path) -> None:
             f"announces a header of {length} bytes in a file of {size}, so it is truncated or no safetensors file. "
             "Get it again.",
         )
-
-
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _tensor(path: Path, name: str, file: safe_open, may_be_whole: bool) -> Tensor:

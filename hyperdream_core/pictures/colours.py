@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..errors import printable
+
 _LARGEST_PROFILE = 4_000_000
 """bytes; those of printing presses, the largest, have half of that"""
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
@@ -43,7 +45,7 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
             return image, ""
         converted = transform.apply(image.convert(mode))
     except (PyCMSError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        said = _short(str(error)) or type(error).__name__
+        said = printable(str(error), _LONGEST_NAME) or type(error).__name__
         return image, f"has a colour profile that cannot be used ({said}), so it is taken to be sRGB"
     if image.mode in ("LA", "RGBA"):
         converted.putalpha(image.getchannel("A"))
@@ -59,9 +61,4 @@ def _changes_nothing(transform: Any) -> bool:
 
 
 def _name_of(profile: Any) -> str:
-    return _short(str(profile.profile.profile_description or "")) or "its own profile"
-
-
-def _short(text: str) -> str:
-    """A stranger's text on one line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_LONGEST_NAME]
+    return printable(str(profile.profile.profile_description or ""), _LONGEST_NAME) or "its own profile"

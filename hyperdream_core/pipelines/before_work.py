@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bases import BaseFamily
-from ..errors import ConfigError, OutputError, PromptError
+from ..errors import ConfigError, OutputError, PromptError, quoted
 from ..whole_file import check_place
 from .prompts import names_subject
 
@@ -163,15 +163,11 @@ def check_prompts(base: Any, prompts: Sequence[str], identifier: str = "") -> li
         seen = prompt[: len(prompt) - len(left)]
         if identifier and names_subject(prompt, identifier) and not names_subject(seen, identifier):
             raise PromptError(
-                f"the prompt {_short(prompt)!r} is too long: {identifier!r} is beyond the 77 tokens that the text "
+                f"the prompt {quoted(prompt, 120)} is too long: {identifier!r} is beyond the 77 tokens that the text "
                 "encoder reads, so somebody else would be drawn; move it to the front, or shorten the prompt"
             )
         notes.append(
-            f"the prompt {_short(prompt)!r} is longer than the 77 tokens that the text encoder reads, and this is "
-            f"left out: {_short(left.strip())!r}"
+            f"the prompt {quoted(prompt, 120)} is longer than the 77 tokens that the text encoder reads, and this is "
+            f"left out: {quoted(left.strip(), 120)}"
         )
     return notes
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:117]}..."

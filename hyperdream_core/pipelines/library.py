@@ -20,6 +20,7 @@ from ..errors import ConfigError, FileFormatError, HyperDreamError, OutputError,
 from ..formats.container import read_tensors, write_tensors
 from ..formats.file_names import SUFFIX, check_name
 from ..formats.identity_file import read_identity
+from ..whole_file import as_text
 
 PREVIEW_SUFFIX = ".png"
 PREDICTORS = "predictors"
@@ -151,7 +152,7 @@ class Library:
             raise ConfigError(
                 f"the notes have {len(notes)} characters, expected at most {LONGEST_NOTES}. Shorten them."
             )
-        if notes is not None and not _is_text(notes):
+        if notes is not None and as_text(notes) != notes:
             raise ConfigError("the notes hold half of a character, which no file can keep. Type them again.")
         low, high = STRENGTHS
         if strength is not None and not low <= strength <= high:
@@ -253,14 +254,6 @@ def _read(path: Path) -> Any:
             path, f"has {size / 1e6:.0f} MB, but an identity has under {_LARGEST_FILE / 1e6:.0f} MB. Move it elsewhere."
         )
     return read_identity(path)
-
-
-def _is_text(notes: str) -> bool:
-    try:
-        notes.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _strength(text: str) -> float:

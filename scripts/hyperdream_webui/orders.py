@@ -88,7 +88,7 @@ class Order:
         if not self.files:
             raise ConfigError("there is no photograph; drop one or several of the same person first")
         check_name(self.name)
-        check_texts(prompts=self.prompts, caption=self.caption)
+        check_texts(**{name: getattr(self, name) for name in _LONGEST})
         if self.on not in (CHECKPOINT, *SHIPPED):
             known = " or ".join(map(repr, (CHECKPOINT, *SHIPPED)))
             raise ConfigError(f"on must be {known}, got {self.on[:60]!r}; choose one of them")
@@ -113,8 +113,6 @@ class Order:
             text = getattr(self, name)
             if len(text) > longest:
                 raise ConfigError(f"{name} has {len(text)} characters, expected at most {longest}; shorten it")
-            if any("\ud800" <= sign <= "\udfff" for sign in text):
-                raise ConfigError(f"{name} holds half of a character, which no file can keep; type it again")
         for name, called in (("identifier", "the trigger word"), ("class_noun", "what the subject is")):
             text = getattr(self, name)
             if not text or " ".join(text.split()) != text or re.search(r"[<>:\[\]()\x00-\x1f]", text):
