@@ -88,8 +88,10 @@ class TrainingCheckpoint:
             parameter.copy_(tensors[f"weight/{name}"])
             self.averaged[name].copy_(tensors[f"average/{name}"])
             if f"exp_avg/{name}" in tensors:
+                # The one fused kernel counts its steps beside the parameter, the others on the CPU.
+                counted = parameter.device if self.optimizer.defaults.get("fused") else "cpu"
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"{key}/{name}"].to(parameter.device if key != "step" else "cpu") for key in _MOMENTS
+                    key: tensors[f"{key}/{name}"].to(counted if key == "step" else parameter.device) for key in _MOMENTS
                 }
         self.losses[:] = tensors["losses"].tolist() if "losses" in tensors else []
         return int(tensors["step"])

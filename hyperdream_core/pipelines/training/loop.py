@@ -90,6 +90,7 @@ def train(
     device: torch.device | str = "cpu",
     cycles: int = 1,
     made_by: Mapping[str, Any] | None = None,
+    on_step: Progress | None = None,
 ) -> list[float]:
     """Train the objective's parameters that require gradients; leave it holding the averaged weights.
 
@@ -105,6 +106,8 @@ def train(
             optimiser. A finished training is taken further by one more.
         made_by: JSON values of whatever else decides the result, such as the data's settings; a checkpoint of others
             is refused.
+        on_step: called with (step, steps) before every step, in every process: for an objective that changes with
+            time.
 
     Returns:
         The loss of every step taken in this call, on this process, after those of the last steps that the checkpoint
@@ -124,9 +127,7 @@ def train(
     accelerator = Accelerator(cpu=torch.device(device).type == "cpu", kwargs_handlers=[unused])
     objective.to(device)
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        trained.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
+    optimizer = _new_optimizer(trained, config)
     averaged = {name: p.detach().clone() for name, p in trained.items()}
     settings = {**(made_by or {}), "training": _deciding(config), "processes": accelerator.num_processes}
     saved = TrainingCheckpoint(checkpoint, settings, trained, averaged, optimizer)
@@ -142,13 +143,31 @@ def train(
     process = accelerator.process_index
     run = _Run(wrapped, draw_batch, config, trained, averaged, optimizer, process, first, saved.losses)
     if first < total:
-        _take_steps(run, total, *((progress, saved) if accelerator.is_main_process else (None, None)))
+        is_main = accelerator.is_main_process
+        _take_steps(run, total, progress if is_main else None, saved if is_main else None, on_step)
     accelerator.wait_for_everyone()
     _restore(trained, averaged)
     return run.losses
 
 
-def _take_steps(run: _Run, total: int, progress: Progress | None, saved: TrainingCheckpoint | None) -> None:
+def _new_optimizer(trained: Mapping[str, nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW, in one kernel where this torch has one for the device: on a CPU from 2.4 on, and several times faster."""
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay
+    }  # fmt: skip
+    try:
+        return torch.optim.AdamW(trained.values(), **settings, fused=True)
+    except RuntimeError:
+        return torch.optim.AdamW(trained.values(), **settings)
+
+
+def _take_steps(
+    run: _Run,
+    total: int,
+    progress: Progress | None,
+    saved: TrainingCheckpoint | None,
+    on_step: Progress | None,
+) -> None:
     """Take the steps that are left, and save in between, at the end and when stopped."""
     first = run.done
     try:
@@ -156,6 +175,8 @@ def _take_steps(run: _Run, total: int, progress: Progress | None, saved: Trainin
             while run.done < total:
                 if progress is not None:
                     progress(run.done, total)
+                if on_step is not None:
+                    on_step(run.done, total)
                 run.step()
                 if saved is not None and (run.done % run.config.save_every == 0 or run.done == total):
                     saved.save(run.done)

@@ -79,6 +79,35 @@ def test_a_stopped_training_ends_with_the_same_weights(stop: int, tmp_path: Path
     assert slope(tmp_path / "stopped") == slope(tmp_path / "at-once")
 
 
+def test_every_step_is_announced_before_it_is_taken(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    class Told(Line):
+        at = -1
+
+        def forward(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+            taken.append(self.at)
+            return super().forward(batch, generator)
+
+    line = Told()
+    train(line, draw, CONFIG, tmp_path / "checkpoint", on_step=lambda step, steps: setattr(line, "at", step))
+    assert taken == list(range(CONFIG.steps))
+
+
+def test_without_a_fused_kernel_for_the_device_the_optimizer_is_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused, plain = slope(tmp_path / "fused"), torch.optim.AdamW
+
+    def without(parameters: object, **settings: object) -> torch.optim.AdamW:
+        if settings.get("fused"):
+            raise RuntimeError("`fused=True` requires all the params to be on supported devices: ['cuda']")
+        return plain(parameters, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim, "AdamW", without)
+    assert slope(tmp_path / "plain") == pytest.approx(fused, abs=1e-5)
+
+
 def test_the_checkpoint_of_a_longer_training_is_refused(tmp_path: Path) -> None:
     slope(tmp_path / "checkpoint")
     with pytest.raises(ConfigError, match="checkpoint holds 12 steps, 6 are asked for; ask for more, or delete it"):
