@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ...config import changed_setting
 from ...errors import ConfigError, FileFormatError
-from ...formats.container import read_container, read_tensors, write_container
+from ...formats.container import read_container, read_names, read_tensors, write_container
 from ...json_text import JsonTextError, parse_json
 from ...whole_file import check_writable
 
 CHECKPOINT = "training-checkpoint"
 LOSSES_KEPT = 100
 """The losses of so many last steps are kept, so that what is said of a training does not depend on its pauses."""
+_MOST_PROCESSES = 65_536
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _REMEDY = "Name the checkpoint of this one, or remove the file to train from the beginning."
 
@@ -31,6 +32,15 @@ def steps_of(path: Path) -> int:
         return int(read_tensors(path, ["step"])[1]["step"].max())
     except (FileFormatError, SafetensorError, RuntimeError):
         return 0
+
+
+def shares_of(path: Path) -> int:
+    """The processes that a checkpoint was begun by, if each drew batches of its own; 0 if that is not known."""
+    try:
+        found = parse_json(read_names(path)[0].get("made_by", "")).get("processes")
+    except (FileFormatError, JsonTextError, AttributeError):
+        return 0
+    return found if type(found) is int and 1 <= found <= _MOST_PROCESSES else 0
 
 
 @dataclass(eq=False)
@@ -44,6 +54,8 @@ class TrainingCheckpoint:
     averaged: Mapping[str, Tensor]
     optimizer: torch.optim.AdamW
     losses: list[float] = field(default_factory=list)
+    scaler: Any = None
+    """torch's gradient scaler, where there is one"""
 
     def check_place(self) -> None:
         """See now that the file can be written later.
@@ -63,6 +75,9 @@ class TrainingCheckpoint:
             "step": torch.tensor([float(step)]),
             "losses": torch.tensor(self.losses[-LOSSES_KEPT:], dtype=torch.float64),
         }
+        if self.scaler is not None:
+            state = self.scaler.state_dict()
+            tensors["scaler"] = torch.tensor([float(state["scale"]), float(state["_growth_tracker"])])
         for name, parameter in self.trained.items():
             state = self.optimizer.state.get(parameter, {})
             tensors[f"weight/{name}"] = parameter.detach()
@@ -93,6 +108,10 @@ class TrainingCheckpoint:
                 self.optimizer.state[parameter] = {
                     key: tensors[f"{key}/{name}"].to(counted if key == "step" else parameter.device) for key in _MOMENTS
                 }
+        if self.scaler is not None and "scaler" in tensors:
+            scale, tracker = tensors["scaler"].tolist()
+            own = self.scaler.state_dict()
+            self.scaler.load_state_dict({**own, "scale": scale, "_growth_tracker": int(tracker)})
         self.losses[:] = tensors["losses"].tolist() if "losses" in tensors else []
         return int(tensors["step"])
 
@@ -129,6 +148,8 @@ class TrainingCheckpoint:
         shapes: dict[str, tuple[int, ...]] = {"step": (1,)}
         if "losses" in tensors:
             shapes["losses"] = (min(tensors["losses"].numel(), LOSSES_KEPT),)
+        if self.scaler is not None and "scaler" in tensors:
+            shapes["scaler"] = (2,)
         for name, parameter in self.trained.items():
             shapes |= dict.fromkeys((f"weight/{name}", f"average/{name}"), tuple(parameter.shape))
             if any(f"{key}/{name}" in tensors for key in _MOMENTS):
@@ -153,6 +174,8 @@ class TrainingCheckpoint:
                 self.path,
                 f"holds step {step:g}, but a whole number of 0 or more is expected. It was altered; remove it.",
             )
+        if "scaler" in tensors and not (tensors["scaler"][0] > 0 and tensors["scaler"][1] >= 0):
+            raise FileFormatError(self.path, f"holds a gradient scale that is none. It was altered. {_REMEDY}")
         for name, parameter in self.trained.items():
             wanted = torch.finfo(parameter.dtype).bits
             for key in (f"weight/{name}", f"average/{name}"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hyperdream_core.errors import ConfigError, FileFormatError, HyperDreamError, OutputError
 from hyperdream_core.formats.container import read_container
+from hyperdream_core.pipelines.training import launch as launching
 from hyperdream_core.pipelines.training import loop
 from hyperdream_core.pipelines.training.checkpoint import CHECKPOINT
 from hyperdream_core.pipelines.training.loop import (
@@ -300,7 +301,7 @@ def _train_slowly(folder: Path) -> None:
 def test_where_only_the_parent_of_two_processes_is_stopped_they_stop_and_save(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "GRACE", 0.3)
+    monkeypatch.setattr(launching, "GRACE", 0.3)
     for name in ("stopped", "at-once"):
         (tmp_path / name).mkdir()
     parent = os.fork()
