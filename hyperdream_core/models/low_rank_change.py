@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import BaseMismatchError, ConfigError
 from ..ops.lowrank import LoraPair
+from .quantized_linear import QuantizedConv2d
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -56,7 +57,7 @@ class LowRank:
         self, name: str, layer: nn.Module, change: LoraPair, strength: float | Tensor, samples_each: int
     ) -> Forward:
         """The layer's forward with the change added."""
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, (nn.Conv2d, QuantizedConv2d)):
             return _convolution_forward(name, layer, change, strength, samples_each)
         return _linear_forward(name, layer, change, strength, samples_each)
 
@@ -74,9 +75,9 @@ class LowRank:
 
 def _sizes(layer: nn.Module) -> tuple[int, int] | None:
     """(inputs, outputs) of the layer as a matrix."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, (nn.Conv2d, QuantizedConv2d)):
         return layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1], layer.out_channels
-    # Quantised layers are of their hosts' classes, and have these two as well.
+    # Quantised layers, ours and the hosts', are of other classes, and have these two as well.
     inputs, outputs = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
     return None if inputs is None or outputs is None else (inputs, outputs)
 
@@ -106,7 +107,7 @@ def _linear_forward(
 
 
 def _convolution_forward(
-    name: str, layer: nn.Conv2d, pair: LoraPair, strength: float | Tensor, samples_each: int
+    name: str, layer: nn.Conv2d | QuantizedConv2d, pair: LoraPair, strength: float | Tensor, samples_each: int
 ) -> Forward:
     if pair.samples is not None:
         raise ConfigError(
@@ -114,6 +115,7 @@ def _convolution_forward(
             "for all samples is expected there. Draw the samples one by one."
         )
     base_forward: Forward = layer.forward
+    padding: Any = layer.padding
     kernel = pair.down.reshape(pair.rank, layer.in_channels, *layer.kernel_size)
     factor = strength
     if isinstance(strength, Tensor) and strength.dim():
@@ -122,7 +124,7 @@ def _convolution_forward(
     def forward(x: Tensor) -> Tensor:
         if isinstance(factor, Tensor) and factor.dim() and x.shape[0] != factor.shape[0]:
             raise _other_batch(name, x, factor.shape[0])
-        hidden = nn.functional.conv2d(x, kernel.to(x), None, layer.stride, layer.padding, layer.dilation)
+        hidden = nn.functional.conv2d(x, kernel.to(x), None, layer.stride, padding, layer.dilation)
         scale = factor.to(x) if isinstance(factor, Tensor) else factor
         return base_forward(x) + scale * nn.functional.conv2d(hidden, pair.up.to(x)[:, :, None, None])
 
