@@ -2,15 +2,16 @@
 
 What differs between kinds of change is in the table `KINDS` and nowhere else: whether a change fits a layer, how it
 acts while the layer runs, what weight it makes when merged, and how many bytes it takes. Whoever brings another kind
-writes a class with these four functions and adds it, e.g. `KINDS[ScaleChange] = Scales()`. It then works live and
-merged, in nested contexts with other kinds, and with another strength for each sample.
+writes a class with these four functions and adds it, as low-rank pairs and changed scales are added here. It then works
+live and merged, in nested contexts with other kinds, and with another strength for each sample. A kind that a quantised
+layer's scales can take has a fifth, `rescaled`, and merges there too; all others act live on quantised layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,11 @@ from torch import Tensor, nn
 from ..errors import BaseMismatchError, ConfigError
 from ..ops.changes import LayerChange
 from ..ops.lowrank import LoraPair
+from ..ops.scales import ScaleChange
 from .low_rank_change import Forward, LowRank
 from .one_thread import alone_with
+from .quantized_linear import QuantizedLayer
+from .scale_change import Scales
 
 
 class ChangeKind(Protocol):
@@ -45,7 +49,16 @@ class ChangeKind(Protocol):
         ...
 
 
-KINDS: dict[type, ChangeKind] = {LoraPair: LowRank()}
+@runtime_checkable
+class IntoScales(Protocol):
+    """What a kind has besides where a quantised layer can have its changes merged in."""
+
+    def rescaled(self, layer: QuantizedLayer, change: Any, strength: float) -> dict[str, Tensor]:
+        """The layer's buffers that hold scales, with the change in them."""
+        ...
+
+
+KINDS: dict[type, ChangeKind] = {LoraPair: LowRank(), ScaleChange: Scales()}
 """Type of change -> its kind."""
 
 
@@ -63,8 +76,9 @@ def live(
     Args:
         module: owner of the layers, e.g. a UNet.
         changes: layer name within `module` -> its change, of a kind in `KINDS`; of `LoraPair` down (r, i), up (o, r),
-            where a convolution's i are its channels times its kernel, or per sample down (b, r, i), up (b, o, r). The
-            input of a layer with per-sample changes has b as its leading axis. Empty: the module as it is.
+            where a convolution's i are its channels times its kernel, or per sample down (b, r, i), up (b, o, r);
+            of `ScaleChange` (o,) and (i,) or (c,), or per sample (b, o) and (b, i). The input of a layer with
+            per-sample changes has b as its leading axis. Empty: the module as it is.
         strength: one number, or one per sample (b,). The float 0.0 and a sample's 0 give the base's output bit for bit.
         samples_each: with per-sample changes or strengths, how many consecutive samples of a call share one of them.
 
@@ -91,6 +105,8 @@ def live(
 def merged(module: nn.Module, changes: Mapping[str, LayerChange], strength: float = 1.0) -> Iterator[None]:
     """Run with changed weights, e.g. W + strength * up @ down, summed in float32, then put the original tensors back.
 
+    A quantised layer takes changes of its scales, and keeps its integers.
+
     The originals are set aside whole, so they return bit for bit whatever happens inside. Costs one copy of each
     adapted weight and nothing per call. Low-precision weights round small changes away: use `live` there. Other threads
     wait for the module meanwhile.
@@ -100,14 +116,14 @@ def merged(module: nn.Module, changes: Mapping[str, LayerChange], strength: floa
     """
     with alone_with([module]):
         weights = _merged_weights(module, changes, strength)
-        originals = [(parameter, parameter.data) for parameter, _ in weights]
+        originals = [(layer, name, _held(layer, name)) for layer, name, _ in weights]
         try:
-            for parameter, value in weights:
-                parameter.data = value
+            for layer, name, value in weights:
+                _put(layer, name, value)
             yield
         finally:
-            for parameter, original in originals:
-                parameter.data = original
+            for layer, name, original in originals:
+                _put(layer, name, original)
 
 
 def merge_(module: nn.Module, changes: Mapping[str, LayerChange], strength: float = 1.0) -> None:
@@ -117,8 +133,12 @@ def merge_(module: nn.Module, changes: Mapping[str, LayerChange], strength: floa
         BaseMismatchError: a layer is missing, has no plain weight, or its sizes are not the change's.
     """
     with torch.no_grad(), alone_with([module]):
-        for parameter, value in _merged_weights(module, changes, strength):
-            parameter.copy_(value)
+        for layer, name, value in _merged_weights(module, changes, strength):
+            held = getattr(layer, name)
+            if held is None:
+                _put(layer, name, value)
+            else:
+                held.copy_(value)
 
 
 def kind_of(name: str, change: LayerChange) -> ChangeKind:
@@ -144,11 +164,15 @@ def size_in_bytes(changes: Mapping[str, LayerChange]) -> int:
 
 def _merged_weights(
     module: nn.Module, changes: Mapping[str, LayerChange], strength: float
-) -> list[tuple[Tensor, Tensor]]:
-    weights: list[tuple[Tensor, Tensor]] = []
+) -> list[tuple[nn.Module, str, Tensor]]:
+    """(layer, name of its tensor, that tensor with the change in it)."""
+    weights: list[tuple[nn.Module, str, Tensor]] = []
     for name, layer in _find_layers(module, changes).items():
         change = changes[name]
-        if not isinstance(layer, (nn.Linear, nn.Conv2d)) or not layer.weight.is_floating_point():
+        kind = kind_of(name, change)
+        into_scales = kind if isinstance(layer, QuantizedLayer) and isinstance(kind, IntoScales) else None
+        is_plain = isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.is_floating_point()
+        if into_scales is None and not is_plain:
             raise BaseMismatchError(
                 f"layer {name!r} is a {type(layer).__name__} without a floating-point weight, and merging needs one. "
                 "Run the adapter live."
@@ -158,9 +182,29 @@ def _merged_weights(
                 f"layer {name!r} has changes for {change.samples} samples, but one weight serves all samples. Merge "
                 "one sample's change, or run the adapters live."
             )
-        if strength != 0:
-            weights.append((layer.weight, kind_of(name, change).merged(layer.weight.detach(), change, strength)))
+        if strength == 0:
+            continue
+        if into_scales is not None:
+            scales = into_scales.rescaled(layer, change, strength)
+            weights += [(layer, buffer, value) for buffer, value in scales.items()]
+        else:
+            weights.append((layer, "weight", kind.merged(layer.weight.detach(), change, strength)))
     return weights
+
+
+def _held(layer: nn.Module, name: str) -> Tensor | None:
+    tensor = getattr(layer, name)
+    return tensor.data if isinstance(tensor, nn.Parameter) else tensor
+
+
+def _put(layer: nn.Module, name: str, value: Tensor | None) -> None:
+    """Into the same parameter, which others may hold, or as the layer's buffer."""
+    tensor = getattr(layer, name)
+    if isinstance(tensor, nn.Parameter):
+        assert value is not None, "a parameter has a value"
+        tensor.data = value
+    else:
+        setattr(layer, name, value)
 
 
 def _find_layers(module: nn.Module, changes: Mapping[str, LayerChange]) -> dict[str, nn.Module]:

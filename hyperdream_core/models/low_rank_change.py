@@ -94,7 +94,7 @@ def _linear_forward(
 
     def forward(x: Tensor) -> Tensor:
         if samples and (x.dim() < 2 or x.shape[0] != samples[0] * samples_each):
-            raise _other_batch(name, x, samples[0] * samples_each)
+            raise other_batch(name, x, samples[0] * samples_each)
         if is_plain and not layer.weight.requires_grad:
             result: Tensor = _AdaptedLinear.apply(x, layer.weight, layer.bias, down.to(x.dtype), up.to(x.dtype))
             return result
@@ -123,7 +123,7 @@ def _convolution_forward(
 
     def forward(x: Tensor) -> Tensor:
         if isinstance(factor, Tensor) and factor.dim() and x.shape[0] != factor.shape[0]:
-            raise _other_batch(name, x, factor.shape[0])
+            raise other_batch(name, x, factor.shape[0])
         hidden = nn.functional.conv2d(x, kernel.to(x), None, layer.stride, padding, layer.dilation)
         scale = factor.to(x) if isinstance(factor, Tensor) else factor
         return base_forward(x) + scale * nn.functional.conv2d(hidden, pair.up.to(x)[:, :, None, None])
@@ -131,7 +131,8 @@ def _convolution_forward(
     return forward
 
 
-def _other_batch(name: str, x: Tensor, samples: int) -> ConfigError:
+def other_batch(name: str, x: Tensor, samples: int) -> ConfigError:
+    """What is raised where a layer is called with another number of samples than its changes are for."""
     return ConfigError(
         f"layer {name!r} was called with a batch of {tuple(x.shape)}, but its adapters are for {samples} samples. Give "
         "one adapter (or strength) for each sample of the batch."

@@ -127,7 +127,9 @@ def test_a_kind_that_is_not_in_the_table_is_refused_by_name(
     monkeypatch.delitem(KINDS, OutputScale)
     for context in (live, merged):
         with (
-            pytest.raises(ConfigError, match="'0' has a change of the type OutputScale, but LoraPair are known"),
+            pytest.raises(
+                ConfigError, match="'0' has a change of the type OutputScale, but LoraPair, ScaleChange are known"
+            ),
             context(net, changes),
         ):
             pass
