@@ -1,7 +1,7 @@
 """The arrow rule, read from the source with `ast`: rooms import downwards, nothing in circles, no room is crowded.
 
-nodes, scripts, cli -> miniature -> pipelines -> faces -> models, formats, pictures -> identity -> bases -> ops
--> config, whole_file, bundled -> json_text -> regular_file -> errors
+nodes, scripts, cli -> miniature -> pipelines -> faces -> models, formats, pictures -> identity, tuned_scales -> bases
+-> ops -> config, whole_file, bundled -> json_text -> regular_file -> errors
 
 Within a room that has rooms of its own, `FLOORS` says the same of those and of the files beside them.
 """
@@ -28,6 +28,7 @@ HEIGHT = {
     "ops": 4,
     "bases": 5,
     "identity": 6,
+    "tuned_scales": 6,
     "models": 7,
     "formats": 7,
     "pictures": 7,

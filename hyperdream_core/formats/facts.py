@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import BaseMismatchError, FileFormatError, quoted
+from ..errors import BaseMismatchError, ConfigError, FileFormatError, quoted
 from ..json_text import JsonTextError, parse_json
+from ..ops.bands import Band, check_apart
 
 _LONGEST_WORDS = 300
+_MOST_BANDS = 64
 
 
 class Facts:
@@ -75,3 +77,21 @@ class Facts:
         except JsonTextError as error:
             raise FileFormatError(self.path, f"has {key} in its metadata that {error}. Get the file again.") from error
         return {name: str(item) for name, item in value.items()}
+
+    def bands(self, key: str) -> tuple[Band, ...]:
+        """The entry as noise bands, a JSON list of half-open [start, end) that lie apart and rise."""
+        text = self.text(key)
+        try:
+            bands = tuple((float(start), float(end)) for start, end in parse_json(text, list, finite=False))
+            check_apart(bands)
+        except ConfigError as error:
+            raise FileFormatError(self.path, f"has bands {quoted(text)}: {error}. Get the file again.") from error
+        except (JsonTextError, TypeError, ValueError, OverflowError):
+            bands = ()
+        if not 1 <= len(bands) <= _MOST_BANDS:
+            raise FileFormatError(
+                self.path,
+                f"has {key} {quoted(text)}, but a list of 1 to {_MOST_BANDS} pairs [start, end] is expected. Get the "
+                "file again.",
+            )
+        return bands

@@ -25,9 +25,8 @@ from ..bases import BASES, TARGET_SETS, Layer, get_base
 from ..bases.keys import to_kohya
 from ..errors import BaseMismatchError, ConfigError, FileFormatError, HyperDreamError, quoted
 from ..identity import Identity, coefficient_shapes, entry_name
-from ..json_text import JsonTextError, parse_json
 from ..ops import lidb
-from ..ops.bands import WHOLE, Band, check_apart
+from ..ops.bands import WHOLE, Band
 from ..ops.lidb import LidbCoefficients
 from .container import read_container, read_tensors, write_container
 from .facts import Facts
@@ -35,7 +34,6 @@ from .facts import Facts
 KIND = "hyperdream-identity"
 CONSTANT_VERSION, NEWEST_VERSION = 1, 2
 """Of files with one set of coefficients for all noise levels, and of those with one for each band."""
-_MOST_BANDS = 64
 _LARGEST = 1000.0
 """magnitude of a coefficient; those of trained identities are below 10"""
 LAYOUTS = ("layers", "stacked")
@@ -179,21 +177,7 @@ def _bands(facts: Facts) -> tuple[Band, ...]:
                 facts.path, f"has noise bands, which format version {CONSTANT_VERSION} knows nothing of. Get it again."
             )
         return (WHOLE,)
-    text = facts.text("bands")
-    try:
-        bands = tuple((float(start), float(end)) for start, end in parse_json(text, list, finite=False))
-        check_apart(bands)
-    except ConfigError as error:
-        raise FileFormatError(facts.path, f"has bands {quoted(text)}: {error}. Get the file again.") from error
-    except (JsonTextError, TypeError, ValueError, OverflowError):
-        bands = ()
-    if not 1 <= len(bands) <= _MOST_BANDS:
-        raise FileFormatError(
-            facts.path,
-            f"has bands {quoted(text)}, but a list of 1 to {_MOST_BANDS} pairs [start, end] is expected. Get the file "
-            "again.",
-        )
-    return bands
+    return facts.bands("bands")
 
 
 def _entries(

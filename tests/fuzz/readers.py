@@ -28,6 +28,7 @@ from hyperdream_core.formats.http_request import read_body
 from hyperdream_core.formats.identity_file import inspect_identity, read_identity, write_identity
 from hyperdream_core.formats.lora_file import read_lora, read_lora_file
 from hyperdream_core.formats.predictor_file import read_hypernetwork
+from hyperdream_core.formats.scales_file import read_scales, write_scales
 from hyperdream_core.json_text import read_json
 from hyperdream_core.miniature.trial.judges import load_judges
 from hyperdream_core.miniature.trial.kept_rows import keep_row, kept_row
@@ -44,7 +45,7 @@ from hyperdream_core.pipelines.predictors.predictor import open_predictor
 from hyperdream_core.pipelines.scores import Interval, MethodScores
 from hyperdream_core.pipelines.training.checkpoint import TrainingCheckpoint
 from tests.fuzz.mutations import Mutation, flipped, header_altered, json_altered
-from tests.identities import make_identity
+from tests.identities import make_identity, make_scales
 
 Write = Callable[[Path], object]
 Read = Callable[[Path], object]
@@ -73,6 +74,10 @@ def _identity(path: Path) -> None:
 
 def _identity_on_end(path: Path) -> None:
     write_identity(path, make_identity("miniature", rank=2, scale=0.1), torch.float32)
+
+
+def _scales(path: Path) -> None:
+    write_scales(path, make_scales("miniature", bands=((0.0, 0.25), (0.5, 1.0))))
 
 
 def _lora(path: Path) -> None:
@@ -228,6 +233,7 @@ READERS = {
     "identity_file.inspect_identity": Reader(
         ".safetensors", _identity_on_end, inspect_identity, header_altered, is_tolerant=True
     ),
+    "scales_file.read_scales": Reader(".safetensors", _scales, read_scales, header_altered),
     "lora_file.read_lora_file": Reader(".safetensors", _lora, read_lora_file, header_altered, is_tolerant=True),
     "lora_file.read_lora": Reader(".safetensors", _lora, read_lora, header_altered, is_tolerant=True),
     "predictor_file.read_hypernetwork": Reader(".safetensors", _predictor, read_hypernetwork, header_altered),
