@@ -170,25 +170,22 @@ def _merged_weights(
     for name, layer in _find_layers(module, changes).items():
         change = changes[name]
         kind = kind_of(name, change)
-        into_scales = kind if isinstance(layer, QuantizedLayer) and isinstance(kind, IntoScales) else None
-        is_plain = isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.is_floating_point()
-        if into_scales is None and not is_plain:
-            raise BaseMismatchError(
-                f"layer {name!r} is a {type(layer).__name__} without a floating-point weight, and merging needs one. "
-                "Run the adapter live."
-            )
         if change.samples is not None:
             raise ConfigError(
                 f"layer {name!r} has changes for {change.samples} samples, but one weight serves all samples. Merge "
                 "one sample's change, or run the adapters live."
             )
-        if strength == 0:
-            continue
-        if into_scales is not None:
-            scales = into_scales.rescaled(layer, change, strength)
-            weights += [(layer, buffer, value) for buffer, value in scales.items()]
+        if isinstance(layer, QuantizedLayer) and isinstance(kind, IntoScales):
+            values = kind.rescaled(layer, change, strength)
+        elif isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.is_floating_point():
+            values = {"weight": kind.merged(layer.weight.detach(), change, strength)}
         else:
-            weights.append((layer, "weight", kind.merged(layer.weight.detach(), change, strength)))
+            raise BaseMismatchError(
+                f"layer {name!r} is a {type(layer).__name__} without a floating-point weight, and merging needs one. "
+                "Run the adapter live."
+            )
+        if strength != 0:
+            weights += [(layer, tensor, value) for tensor, value in values.items()]
     return weights
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 from ..errors import ConfigError
 from ..ops.quantize import QuantizedWeight, dequantize, quantize
@@ -37,6 +38,7 @@ class _Geometry(NamedTuple):
 class QuantizedLayer(nn.Module):
     """A layer with a quantised, frozen weight: what linear layers and convolutions have in common."""
 
+    bias: nn.Parameter | None
     codes: Tensor
     scale_out: Tensor
     group_scale: Tensor | None
@@ -117,14 +119,15 @@ def quantized_layer(
         ConfigError: an unknown kind or fit, an odd group, numbers that are not finite, or a convolution with several
             groups of channels or a padding other than zeros.
     """
+    bias: Any = layer.bias
     if isinstance(layer, nn.Linear):
-        return QuantizedLinear(quantize(layer.weight, kind, group, fit), layer.bias)
+        return QuantizedLinear(quantize(layer.weight, kind, group, fit), bias)
     if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise ConfigError(
             f"a convolution with {layer.groups} groups of channels, padding {layer.padding!r} and mode "
             f"{layer.padding_mode!r} cannot be quantised, expected 1 group and so many px of zeros; leave it as it is"
         )
-    return QuantizedConv2d(quantize(layer.weight, kind, group, fit), layer.bias, layer)
+    return QuantizedConv2d(quantize(layer.weight, kind, group, fit), bias, layer)
 
 
 _PARTS = ("codes", "scale_out", "group_scale", "zero_point", "scale_in")
@@ -154,10 +157,8 @@ class _Dequantized(torch.autograd.Function):
         if for_x:
             weight = QuantizedWeight(**ctx.stored, **dict(zip(_PARTS, ctx.saved_tensors, strict=True)))
             dense = dequantize(weight, gradient.dtype)
-            if ctx.geometry is None:
-                at_x = gradient @ dense
-            else:
-                at_x = torch.nn.grad.conv2d_input(ctx.shape, dense, gradient, *ctx.geometry)
+            linear, shape = ctx.geometry is None, ctx.shape
+            at_x = gradient @ dense if linear else conv2d_input(shape, dense, gradient, *ctx.geometry)
             at_x = at_x.to(ctx.dtype)
         if for_bias:
             over = gradient.flatten(0, -2) if ctx.geometry is None else gradient.transpose(0, 1).flatten(1).mT

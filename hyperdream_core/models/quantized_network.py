@@ -119,7 +119,7 @@ def integers_digest(layers: Mapping[str, nn.Module]) -> str:
         digest.update(f"{name} {weight.kind} {weight.shape} {weight.group}\n".encode())
         for tensor in (weight.codes, weight.zero_point):
             if tensor is not None:
-                digest.update(tensor.cpu().contiguous().numpy())
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
