@@ -9,16 +9,19 @@ arXiv:2307.06949).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...bases import get_base
+from ...bases import UNET, get_base
+from ...errors import ConfigError
 from ...models.hypernetwork import Hypernetwork, weight_supervision
 from ...models.image_encoder import ImageFeatures
+from ...models.recomputed import recomputed
 from ...ops.lidb import AuxiliaryBasis, LidbCoefficients, auxiliary_basis, expand
 from ...ops.lowrank import LoraPair
 from ...ops.noise import biased_t
@@ -29,10 +32,13 @@ from ..base import Base, Conditioning
 class HypernetworkBatch:
     """b subjects with m pictures each."""
 
-    features: ImageFeatures  # of the references: tokens (b, n, d), pooled (b, d)
+    features: ImageFeatures | Tensor  # of the references: tokens (b, n, d), pooled (b, d); or the pictures themselves
     latents: Tensor  # (b * m, c, h, w), subject by subject
-    text: Conditioning  # (b * m) prompts
+    text: Conditioning | Sequence[str]  # (b * m) prompts, encoded or not
     targets: Mapping[str, LidbCoefficients] | None = None  # pre-optimised identities, if there are any
+    level: Tensor | None = None  # (b * m) noise levels; drawn if left out, as the two that follow
+    noise: Tensor | None = None  # (b * m, c, h, w)
+    passes: int = 0  # of the hypernetwork
 
 
 class HypernetworkObjective(nn.Module):
@@ -45,38 +51,94 @@ class HypernetworkObjective(nn.Module):
         *,
         penalty: float = 3e-3,
         supervision: float = 0.0,
+        supervision_from: float = 0.5,
         noise_power: float = 2.0,
+        recompute: bool = False,
     ) -> None:
         """Args:
         hypernetwork: to train.
         base: the frozen base to predict for.
         penalty: weight of the mean square of the prediction.
         supervision: weight of the distance to pre-optimised identities.
+        supervision_from: share of the training, 0..1, from which on that weight falls, to 0 at the end; 1 keeps it.
         noise_power: above 1 leans towards noise, where identity is decided.
+        recompute: compute the insides of the UNet's blocks twice rather than keep them.
         """
         super().__init__()
+        if not 0.0 <= supervision_from <= 1.0:
+            raise ConfigError(
+                f"supervision_from must lie in 0..1, got {supervision_from}; 1 keeps the weight to the end"
+            )
         self.hypernetwork, self.penalty, self.supervision = hypernetwork, penalty, supervision
-        self.noise_power = noise_power
+        self.supervision_from, self.noise_power, self.recompute = supervision_from, noise_power, recompute
         self.bases = layer_bases(hypernetwork)
+        family = get_base(hypernetwork.config.family)
+        self._adapts_text = any(family.part_of(name) != UNET for name in hypernetwork.layer_names)
         # In a list, so that the frozen base is neither a parameter of the objective nor saved with it.
         self._frozen = [base]
+        self._held: list[ExitStack] = []
+        self._done = 0.0
+
+    def at(self, step: int, steps: int) -> None:
+        """Know how far the training is: `on_step` of the loop."""
+        self._done = step / max(1, steps)
+
+    @property
+    def supervision_now(self) -> float:
+        """The weight of the distance to pre-optimised identities, where the training is.
+
+        Source: docs/methods.md, "Training a predictor": it shows the way, and the diffusion loss has the last word.
+        """
+        left = 1.0 - self.supervision_from
+        return self.supervision * (min(1.0, max(0.0, 1.0 - self._done) / left) if left > 0 else 1.0)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the adapters live until the context closes: what is computed twice is computed with them."""
+        with ExitStack() as stack:
+            if self.recompute:
+                stack.enter_context(recomputed(self._frozen[0].modules()[0]))
+            self._held.append(stack)
+            try:
+                yield
+            finally:
+                self._held.pop()
 
     def forward(self, batch: HypernetworkBatch, generator: torch.Generator) -> Tensor:
         """Loss of one batch."""
-        passes = int(torch.randint(1, self.hypernetwork.config.refine_steps + 1, (1,), generator=generator))
+        most = self.hypernetwork.config.refine_steps
+        passes = batch.passes or int(torch.randint(1, most + 1, (1,), generator=generator))
         coefficients = self.hypernetwork(batch.features, passes)
-        copies = len(batch.latents) // len(batch.features.pooled)
+        copies = len(batch.latents) // len(next(iter(coefficients.values())).down)
         pairs = expand_batch(coefficients, self.bases, copies)
-        base, device = self._frozen[0], batch.latents.device
-        level = biased_t(generator, len(batch.latents), self.noise_power)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(device)
-        with base.adapted(pairs):
-            output = base.predict(base.noise.noisy(batch.latents, noise, level), level, batch.text)
-        loss = F.mse_loss(output, base.noise.target(batch.latents, noise, level))
+        with ExitStack() as own:
+            (self._held[-1] if self._held else own).enter_context(self._frozen[0].adapted(pairs))
+            # The frozen base computes in the numbers of its own weights, as it does when it draws.
+            with torch.autocast(batch.latents.device.type, enabled=False):
+                loss = self._denoising(batch, generator)
         loss = loss + self.penalty * self.hypernetwork.output_penalty(coefficients)
-        if self.supervision > 0.0 and batch.targets is not None:
-            loss = loss + self.supervision * weight_supervision(coefficients, batch.targets)
+        weight = self.supervision_now
+        if weight > 0.0 and batch.targets is not None:
+            # A distance of nearly equal numbers: in half precision there is nothing left of it.
+            with torch.autocast(batch.latents.device.type, enabled=False):
+                plain = {name: LidbCoefficients(c.down.float(), c.up.float()) for name, c in coefficients.items()}
+                loss = loss + weight * weight_supervision(plain, batch.targets)
         return loss
+
+    def _denoising(self, batch: HypernetworkBatch, generator: torch.Generator) -> Tensor:
+        """Square error of the base's output with the adapters that are live."""
+        base, device = self._frozen[0], batch.latents.device
+        level = biased_t(generator, len(batch.latents), self.noise_power) if batch.level is None else batch.level
+        noise = batch.noise
+        if noise is None:
+            noise = torch.randn(batch.latents.shape, generator=generator)
+        noise = noise.to(device)
+        text = batch.text
+        if not isinstance(text, Conditioning):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._adapts_text):
+                text = base.encode_prompt(text)
+        output = base.predict(base.noise.noisy(batch.latents, noise, level), level, text)
+        return F.mse_loss(output, base.noise.target(batch.latents, noise, level))
 
 
 def layer_bases(hypernetwork: Hypernetwork) -> dict[str, AuxiliaryBasis]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hyperdream_core.identity import Identity
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig, weight_supervision
+from hyperdream_core.models.image_encoder import ImageFeatures
 from hyperdream_core.ops.lidb import LidbCoefficients, expand
 from hyperdream_core.ops.lowrank import delta
 from hyperdream_core.pipelines.training.train_hypernetwork import (
@@ -80,6 +82,52 @@ def test_the_penalty_and_the_supervision_are_added_at_their_weights(
     expected = 0.5 * weight_supervision(coefficients, targets)
     torch.testing.assert_close(loss(objective, supervised) - plain, expected, atol=1e-5, rtol=1e-3)
     assert torch.equal(loss(objective, batch), plain), "without targets there is nothing to supervise with"
+
+
+@pytest.mark.parametrize(
+    ("begins", "weights"), [(0.5, [1, 1, 1, 0.5, 0]), (0.0, [1, 0.75, 0.5, 0.25, 0]), (1.0, [1, 1, 1, 1, 1])]
+)
+def test_the_supervisions_weight_falls_to_nothing_at_the_end(
+    network: Hypernetwork, base: Any, begins: float, weights: list[float]
+) -> None:
+    objective = HypernetworkObjective(network, base, supervision=0.2, supervision_from=begins)
+    assert objective.supervision_now == pytest.approx(0.2)
+    for step, weight in enumerate(weights):
+        objective.at(step, 4)
+        assert objective.supervision_now == pytest.approx(0.2 * weight), step
+
+
+def test_what_the_batch_says_is_not_drawn_again(network: Hypernetwork, base: Any, batch: HypernetworkBatch) -> None:
+    level, noise = torch.linspace(0.2, 0.9, 6), torch.randn(batch.latents.shape)
+    said = replace(batch, level=level, noise=noise, passes=2, text=["a sks face, smiling"] * 6)
+    objective = HypernetworkObjective(network, base, penalty=0.0)
+    assert torch.equal(loss(objective, said, 1), loss(objective, said, 2))
+    # The mean over rows: of two parts of the batch, weighted by their subjects.
+    parts = [
+        HypernetworkBatch(
+            ImageFeatures(batch.features.tokens[one : one + 1], batch.features.pooled[one : one + 1]),
+            *(x[3 * one : 3 * one + 3] for x in (batch.latents, said.text)), None,
+            *(x[3 * one : 3 * one + 3] for x in (level, noise)), 2,
+        )
+        for one in range(SUBJECTS)
+    ]  # fmt: skip
+    mean = torch.stack([loss(objective, part) for part in parts]).mean()
+    torch.testing.assert_close(mean, loss(objective, said), atol=1e-6, rtol=1e-5)
+
+
+def test_computing_twice_gives_the_same_gradient(network: Hypernetwork, base: Any, batch: HypernetworkBatch) -> None:
+    def gradient(recompute: bool) -> list[Tensor]:
+        objective = HypernetworkObjective(network, base, recompute=recompute)
+        with objective.held():
+            loss(objective, batch).backward()
+        found = [p.grad.clone() for p in network.decoder.parameters() if p.grad is not None]
+        network.zero_grad()
+        return found
+
+    kept, twice = gradient(False), gradient(True)
+    assert kept and max(float(one.abs().max()) for one in kept) > 0
+    for one, other in zip(kept, twice, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-4)
 
 
 def test_only_the_decoder_learns(network: Hypernetwork, base: Any, batch: HypernetworkBatch) -> None:
