@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--inputs", type=int, default=5000, help="hostile inputs of `pytest tests/fuzz -m slow`, in all")
+    parser.addoption("--first-seed", type=int, default=0, help="seed of each reader's first hostile input")
 
 
 # Whoever starts the tests in the background may have switched Ctrl-C off, which some of them try.

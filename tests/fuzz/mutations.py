@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 Mutation = Callable[[bytes, random.Random], bytes]
+Alter = Callable[[dict[str, Any], random.Random], dict[str, Any]]
 
 _DEEP = "[" * 3000 + "]" * 3000
 NUMBERS = (0, -1, 1, 2, 3, 65, 10**9, -(10**9), 2**31, 2**63, 10**38, 0.5, -0.0, 1e-40, 1e30, 1e308)
@@ -103,8 +104,14 @@ def dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def header_altered(content: bytes, chance: random.Random) -> bytes:
-    """A safetensors file whose tensors, table or metadata are others; mostly one that the format itself allows."""
+def header_altered(content: bytes, chance: random.Random, altered: Alter | None = None) -> bytes:
+    """A safetensors file whose tensors, table or metadata are others; mostly one that the format itself allows.
+
+    Args:
+        content: of a good one.
+        chance: decides.
+        altered: alters the tensors, name -> (dtype, shape, bytes); `other_tensors` if none is given.
+    """
     if chance.random() < 0.15:
         return flipped(content, chance)
     size = int.from_bytes(content[:8], "little")
@@ -115,7 +122,7 @@ def header_altered(content: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.55:
             facts = _other_facts(facts, chance)
         else:
-            tensors = _other_tensors(tensors, chance)
+            tensors = (altered or other_tensors)(tensors, chance)
     return _file(facts, tensors, chance)
 
 
@@ -142,7 +149,7 @@ def _other_facts(facts: Any, chance: random.Random) -> Any:
     return {**facts, key: chance.choice((*TEXTS, *RAW))}
 
 
-def _other_tensors(tensors: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+def other_tensors(tensors: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     """Tensors with one removed, renamed, added, cut, turned into other numbers or given another shape."""
     if not tensors:
         return {"a": ("F32", [1], bytes(4))}

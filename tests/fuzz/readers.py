@@ -44,6 +44,7 @@ from hyperdream_core.pipelines.predictors.hypernetwork_predictor import read_hyp
 from hyperdream_core.pipelines.predictors.predictor import open_predictor
 from hyperdream_core.pipelines.scores import Interval, MethodScores
 from hyperdream_core.pipelines.training.checkpoint import TrainingCheckpoint
+from tests.fuzz.good_pictures import PICTURES, is_picture, picture_altered
 from tests.fuzz.mutations import Mutation, flipped, header_altered, json_altered
 from tests.identities import make_identity, make_scales
 
@@ -66,6 +67,10 @@ class Reader:
     names_the_file: bool = True
     may_be_nan: bool = False
     """its good values hold figures that were not measured"""
+    sane: Callable[[object], bool] | None = None
+    """what a value that comes back must be, besides finite"""
+    share: float = 1.0
+    """of the inputs that are thrown at each reader; less where one takes long or many are alike"""
 
 
 def _identity(path: Path) -> None:
@@ -98,13 +103,6 @@ def _transformer_predictor(path: Path) -> None:
     shape = {"down_dim": 5, "up_dim": 7, "width": 12, "heads": 3, "decoder_layers": 1}
     config = HypernetworkConfig(family="miniature", image_encoder=encoder, **shape)  # type: ignore[arg-type]
     save_hypernetwork(path, Hypernetwork(config))
-
-
-def _picture(path: Path) -> None:
-    from PIL import Image
-
-    colours = torch.randint(0, 255, (40, 48, 3), generator=torch.Generator().manual_seed(1))
-    Image.fromarray(colours.byte().numpy()).save(path)
 
 
 def _checkpoint(path: Path) -> None:
@@ -271,12 +269,16 @@ READERS = {
     "onnx_models.open_model": Reader(".onnx", _onnx, open_model, is_tolerant=True),
     "insightface_detector.InsightfaceDetector": Reader(".onnx", _onnx, _found, is_tolerant=True),
     "recognizer.OnnxRecognizer": Reader(".onnx", _recognizer, _embedded, is_tolerant=True),
-    "files.read_picture": Reader(".png", _picture, read_picture),
-    "files.read_picture of a JPEG": Reader(".jpg", _picture, read_picture),
-    "files.read_picture of a TIFF": Reader(".tif", _picture, read_picture),
-    "files.read_picture of a WebP": Reader(".webp", _picture, read_picture),
-    "files.read_image": Reader(".bmp", _picture, read_image),
-    "files.read_references": Reader(".png", _picture, lambda path: read_references([path], 16)),
+    **{
+        f"files.read_picture of {name}": Reader(
+            ending, write, read_picture, picture_altered, sane=is_picture, share=0.25
+        )
+        for name, (ending, write) in PICTURES.items()
+    },
+    "files.read_image": Reader(".bmp", PICTURES["a BMP"][1], read_image, sane=is_picture),
+    "files.read_references": Reader(
+        ".png", PICTURES["a PNG"][1], lambda path: read_references([path], 16), picture_altered, sane=is_picture
+    ),
 }  # fmt: skip
 
 THROUGH = {

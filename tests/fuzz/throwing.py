@@ -1,7 +1,7 @@
 """One hostile input thrown at one reader, and what is right to come back.
 
-As a program it throws many, `python -m tests.fuzz.throwing NAME FIRST COUNT`, under limits of memory and time, and
-prints a line of JSON before and after each, so that who started it knows which one it died of.
+As a program it throws many, `python -m tests.fuzz.throwing '[["NAME", FIRST, COUNT], ...]'`, under limits of memory
+and time, and prints a line of JSON before and after each, so that who started it knows which one it died of.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def throw(name: str, content: bytes, seed: int, folder: Path) -> bool:
         for number in numbers(value):
             if number.is_floating_point() and not bool(number.isfinite().all()):
                 raise Wrong("a value that is not finite")
+    if reader.sane is not None and not reader.sane(value):
+        raise Wrong(f"a value that is none: {str(value)[:300]}")
     return False
 
 
@@ -88,34 +90,40 @@ def numbers(value: object) -> Iterator[torch.Tensor]:
             yield from numbers(getattr(value, field.name))
 
 
-def main(name: str, first: int, count: int) -> None:
-    """Throw `count` inputs from seed `first` on."""
-    import resource
-
+def main(jobs: list[tuple[str, int, int]]) -> None:
+    """Throw at each reader that many inputs from a seed on."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        content = good_content(READERS[name], folder)
-        first_file = folder / f"first{READERS[name].ending}"
-        first_file.write_bytes(content)
-        with contextlib.suppress(HyperDreamError):
-            READERS[name].read(first_file)  # what is imported on use does not count
-        first_file.unlink()
-        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + BYTES, now + BYTES))
-        # Its signal ends the process, wherever it is.
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        for seed in range(first, first + count):
-            print(json.dumps({"seed": seed}), flush=True)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            try:
-                outcome = "refused" if throw(name, content, seed, folder) else "read"
-            except Wrong as error:
-                outcome = str(error)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            print(json.dumps({"seed": seed, "outcome": outcome}), flush=True)
+    # Its signal ends the process, wherever it is.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    for name, first, count in jobs:
+        with tempfile.TemporaryDirectory() as folder:
+            _throw_many(name, first, count, Path(folder))
+
+
+def _throw_many(name: str, first: int, count: int, folder: Path) -> None:
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    content = good_content(READERS[name], folder)
+    first_file = folder / f"first{READERS[name].ending}"
+    first_file.write_bytes(content)
+    with contextlib.suppress(HyperDreamError):
+        READERS[name].read(first_file)  # what is imported on use does not count
+    first_file.unlink()
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + BYTES, most))
+    for seed in range(first, first + count):
+        print(json.dumps({"name": name, "seed": seed}), flush=True)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            outcome = "refused" if throw(name, content, seed, folder) else "read"
+        except Wrong as error:
+            outcome = str(error)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps({"name": name, "seed": seed, "outcome": outcome}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(json.loads(sys.argv[1]))
