@@ -68,6 +68,17 @@ QUERIES = ["", "?name=", "?name=..", "?name=../mara.png", "?name=mara.png", "?na
            "?name=/etc/passwd", "?name=" + "x" * 3000, "?nom=mara.safetensors"]  # fmt: skip
 
 
+BROKEN: list[bytes] = [
+    b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    b'Content-Length: 400\r\n\r\n{"name": "mara.safetensors"}',
+    b"Content-Encoding: deflate\r\nContent-Length: 14\r\n\r\nno such thing ",
+    b"Content-Length: -1\r\n\r\n",
+    b"Content-Length: 99999999999999\r\n\r\n" + b" " * 70_000,
+]
+"""what follows the headers of a request to delete somebody"""
+
+
 def requests() -> Iterator[tuple[str, str, dict[str, str], bytes]]:
     """(method, path, headers, body)"""
     for action, wish in VALID.items():
@@ -125,17 +136,7 @@ def test_hostile_requests_are_refused_in_one_sentence_and_change_nothing(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
-        b'Content-Length: 400\r\n\r\n{"name": "mara.safetensors"}',
-        b"Content-Encoding: deflate\r\nContent-Length: 14\r\n\r\nno such thing ",
-        b"Content-Length: -1\r\n\r\n",
-        b"Content-Length: 99999999999999\r\n\r\n" + b" " * 70_000,
-    ],
-)
+@pytest.mark.parametrize("sent", BROKEN)
 def test_a_body_that_breaks_off_or_lies_about_its_length_deletes_nobody(
     tmp_path: Path,
     stored: bytes,  # noqa: F811
