@@ -14,9 +14,10 @@ from hyperdream_core.miniature.recipe.autoencoder import new_autoencoder
 from hyperdream_core.miniature.recipe.base_training import SCHEDULE
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pipelines.base import Conditioning
-from hyperdream_core.pipelines.diffusers.building import noise_process_of
+from hyperdream_core.pipelines.diffusers.configurations import text_config, unet_config
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
-from hyperdream_core.pipelines.diffusers.single_file import UNET, text_config, unet_config
+from hyperdream_core.pipelines.diffusers.ldm_tensors import UNET
+from hyperdream_core.pipelines.diffusers.schedule import noise_process_of
 
 TEXT_TOKENS = 77
 
@@ -66,7 +67,7 @@ def whole_base(family: BaseFamily, device: str, dtype: torch.dtype) -> Diffusers
             layers_per_block=2,
             scaling_factor=family.scaling_factor,
         )  # fmt: skip
-        encoders = [CLIPTextModel(text_config(encoder, {})) for encoder in family.text_encoders]
+        encoders = [CLIPTextModel(text_config(encoder)) for encoder in family.text_encoders]
     return DiffusersBase(
         family=family,
         unet=_new_unet(family, device, dtype),

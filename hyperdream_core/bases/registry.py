@@ -68,7 +68,7 @@ def _has_attention_of(family: BaseFamily, prefix: str, shapes: Mapping[str, tupl
 def _check_input_channels(family: BaseFamily, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name in _FIRST_CONVOLUTIONS:
         shape = _shape(shapes, prefix + name)
-        if shape is not None and shape[1] != family.latent_channels:
+        if shape is not None and len(shape) == 4 and shape[1] != family.latent_channels:
             raise BaseMismatchError(
                 f"the checkpoint is of {family.title} and its UNet takes {shape[1]} channels, but "
                 f"{family.latent_channels} are expected. It is an inpainting, depth or editing variant; "
@@ -80,8 +80,9 @@ def _what_was_seen(shapes: Mapping[str, tuple[int, ...]]) -> str:
     attention = [name for name in shapes if _is_unet_attention(name)]
     if not attention:
         return f"{len(shapes)} tensors and no attention layer of a Stable Diffusion UNet"
-    contexts = sorted({shapes[name][1] for name in attention if name.endswith("attn2.to_k.weight")})
-    widths = sorted({shapes[name][0] for name in attention})
+    matrices = [name for name in attention if len(shapes[name]) == 2]
+    contexts = sorted({shapes[name][1] for name in matrices if name.endswith("attn2.to_k.weight")})
+    widths = sorted({shapes[name][0] for name in matrices})
     return f"{len(attention)} attention layers of widths {widths} reading text tokens of widths {contexts}"
 
 

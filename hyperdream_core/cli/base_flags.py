@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..bases import BaseFamily
     from ..faces.prepared_faces import Faces
     from ..pipelines.diffusers.diffusers_base import DiffusersBase
+    from .console import Console
 
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,12 @@ def add_base_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="fp32", choices=("fp32", "fp16", "bf16"), help="numbers of the base (default: fp32)"
     )
+    parser.add_argument(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction"),
+        help="what the base predicts, against whatever its files say (default: as they say; where they say nothing, "
+        "what is usual in its family, and a note says so)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +54,17 @@ class BaseChoice:
     source: str
     device: str
     dtype: str
+    prediction_type: str | None = None
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> BaseChoice:
         """Of a command line."""
-        return cls(source=arguments.base, device=arguments.device, dtype=arguments.dtype)
+        return cls(
+            source=arguments.base,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            prediction_type=arguments.prediction_type,
+        )
 
     @property
     def family(self) -> BaseFamily:
@@ -60,8 +73,8 @@ class BaseChoice:
 
         return base_family(self.source)
 
-    def load(self) -> DiffusersBase:
-        """The base."""
+    def load(self, console: Console) -> DiffusersBase:
+        """The base; what had to be assumed of it is said."""
         import torch
 
         from ..pipelines.diffusers.loading import load_base
@@ -69,7 +82,9 @@ class BaseChoice:
         device = device_named(self.device)
         use_threads_for(self.family.name, device)
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-        return load_base(self.source, device, dtypes[self.dtype])
+        base = load_base(self.source, device, dtypes[self.dtype], self.prediction_type)
+        console.note(base.assumptions)
+        return base
 
 
 def device_named(name: str) -> torch.device:

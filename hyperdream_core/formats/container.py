@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,6 +37,14 @@ _LONGEST_AXIS = 2**31 - 1
 _LONGEST_NAME = 1000
 """characters of a tensor's name; what reads names is then quick whatever they are"""
 _OLD_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class Entry(NamedTuple):
+    """What a file's header says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """in the format's words: F32, BF16, F8_E4M3, I8 ..."""
 
 
 def read_container(path: Path | str, kind: str, newest_version: int) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -72,6 +81,18 @@ def read_names(path: Path | str) -> tuple[dict[str, str], list[str]]:
     """
     with _opened(Path(path)) as file:
         return dict(file.metadata() or {}), sorted(file.keys())
+
+
+def read_table(path: Path | str) -> tuple[dict[str, str], dict[str, Entry]]:
+    """The metadata and what the header says of each tensor of any safetensors file: in a moment, whatever its size.
+
+    Raises:
+        FileFormatError: not such a file, or not a whole one; names and shapes that nothing has.
+    """
+    with _opened(Path(path)) as file:
+        slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+        table = {name: Entry(tuple(one.get_shape()), str(one.get_dtype())) for name, one in slices.items()}
+        return dict(file.metadata() or {}), table
 
 
 def read_tensors(

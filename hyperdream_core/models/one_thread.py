@@ -75,8 +75,7 @@ class _Claims:
 
 
 BUILDING = threading.RLock()
-"""Held while networks are built: accelerate and diffusers change `nn.Module` and torch's default dtype meanwhile, for
-all threads."""
+"""Held while networks are built: some releases of transformers change torch's functions meanwhile, for all threads."""
 
 _CLAIMS = _Claims()
 _THREAD = threading.local()

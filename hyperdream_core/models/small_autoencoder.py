@@ -60,18 +60,14 @@ class LikeDiffusers(nn.Module):
     """The same in the words of a `diffusers.AutoencoderDC`.
 
     Args:
-        settings: diffusers' configuration.
-        tensors: its weights.
-
-    Raises:
-        RuntimeError: the weights are not those of the configuration.
+        inner: with its weights.
+        scaling_factor: of its latents.
     """
 
-    def __init__(self, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, inner: SmallAutoencoder, scaling_factor: float) -> None:
         super().__init__()
-        self.inner = SmallAutoencoder.from_settings(settings)
-        self.inner.load_state_dict(dict(tensors), strict=True, assign=True)
-        self.config = SimpleNamespace(scaling_factor=float(settings["scaling_factor"]))
+        self.inner = inner
+        self.config = SimpleNamespace(scaling_factor=scaling_factor)
 
     @property
     def device(self) -> torch.device:

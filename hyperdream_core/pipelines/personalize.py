@@ -268,6 +268,8 @@ class _Job:
         return {
             "cancelled": self.cancelled,
             "base": {"family": self.base.family.name, "device": str(self.base.device), "dtype": str(self.base.dtype)},
+            "prediction_type": self.base.noise.name,
+            "assumptions": list(getattr(self.base, "assumptions", ())),
             "references": [len(self.faces.used), 3, self.size, self.size],
             "prompts": self.prompts,
             "identity": {"rank": identity.rank, "target_set": identity.target_set, "made_by": dict(identity.made_by)},

@@ -11,7 +11,8 @@ from torch import nn
 from hyperdream_core.bases import BASES, get_base
 from hyperdream_core.bases.keys import from_kohya, from_ldm, from_peft, to_kohya, to_ldm, to_peft
 from hyperdream_core.bases.modules import modules
-from hyperdream_core.pipelines.diffusers.single_file import UNET, text_config, unet_config
+from hyperdream_core.pipelines.diffusers.configurations import text_config, unet_config
+from hyperdream_core.pipelines.diffusers.ldm_tensors import UNET
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -43,7 +44,7 @@ def test_the_table_has_every_layer_of_the_unet_in_its_size(name: str) -> None:
 def test_the_table_has_every_layer_of_the_text_encoders_in_its_size(name: str) -> None:
     for encoder in get_base(name).text_encoders:
         with torch.device("meta"):
-            network = CLIPTextModel(text_config(encoder, {}))
+            network = CLIPTextModel(text_config(encoder))
         prefix = f"{encoder.name}.text_model."
         table = {
             one.name.removeprefix(prefix): (one.inputs, one.outputs)

@@ -7,6 +7,7 @@ A new reader gets a line in `READERS`, or one in `THROUGH` that says through whi
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from hyperdream_core.faces.face import Face
 from hyperdream_core.faces.insightface_detector import InsightfaceDetector
 from hyperdream_core.faces.onnx_models import open_model
 from hyperdream_core.faces.recognizer import OnnxRecognizer
-from hyperdream_core.formats.container import read_container, read_names, read_tensors
+from hyperdream_core.formats.container import read_container, read_names, read_table, read_tensors
 from hyperdream_core.formats.http_request import read_body
 from hyperdream_core.formats.identity_file import inspect_identity, read_identity, write_identity
 from hyperdream_core.formats.lora_file import read_lora, read_lora_file
@@ -35,6 +36,7 @@ from hyperdream_core.miniature.trial.kept_rows import keep_row, kept_row
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pictures.files import read_image, read_picture, read_references
 from hyperdream_core.pipelines.diffusers.loading import load_base
+from hyperdream_core.pipelines.diffusers.single_file_export import write_single_file
 from hyperdream_core.pipelines.export import export_lora
 from hyperdream_core.pipelines.library import Library
 from hyperdream_core.pipelines.polishing.polish_checkpoint import PolishCheckpoint, PolishRun
@@ -111,6 +113,26 @@ def _checkpoint(path: Path) -> None:
 
     names = ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight")
     save_file({name: torch.zeros(4, 4, 3, 3) for name in names}, path)
+
+
+def _whole_checkpoint(path: Path) -> None:
+    write_single_file(path, load_base())
+
+
+def _with_config_of(part: str) -> tuple[Write, Read]:
+    """The configuration of one part of the shipped base, and reading a base that has it in its place."""
+    shipped = bundled_weights() / "miniature" / "base"
+    place = Path(part) / ("scheduler_config.json" if part == "scheduler" else "config.json")
+
+    def read(path: Path) -> object:
+        folder = path.parent / f"{path.stem} base"
+        if not folder.exists():
+            shutil.copytree(shipped, folder, copy_function=os.symlink)
+        (folder / place).unlink()
+        shutil.copyfile(path, folder / place)
+        return load_base(folder).modules()
+
+    return lambda path: shutil.copyfile(shipped / place, path), read
 
 
 def _listed(path: Path) -> object:
@@ -227,6 +249,7 @@ READERS = {
     ),
     "container.read_tensors": Reader(".safetensors", _identity_on_end, read_tensors, header_altered),
     "container.read_names": Reader(".safetensors", _predictor, read_names, header_altered, is_tolerant=True),
+    "container.read_table": Reader(".safetensors", _predictor, read_table, header_altered, is_tolerant=True),
     "identity_file.read_identity": Reader(".safetensors", _identity, read_identity, header_altered),
     "identity_file.inspect_identity": Reader(
         ".safetensors", _identity_on_end, inspect_identity, header_altered, is_tolerant=True
@@ -243,6 +266,21 @@ READERS = {
         ".safetensors", _transformer_predictor, open_predictor, header_altered
     ),
     "loading.load_base": Reader(".safetensors", _checkpoint, load_base, header_altered),
+    "loading.load_base of a whole checkpoint": Reader(
+        ".safetensors", _whole_checkpoint, lambda path: load_base(path).modules(), header_altered, is_tolerant=True
+    ),
+    "loading.load_base of a folder": Reader(
+        ".json", *_with_config_of("unet"), json_altered, is_tolerant=True, names_the_file=False
+    ),
+    "loading.load_base of a folder with another VAE": Reader(
+        ".json", *_with_config_of("vae"), json_altered, is_tolerant=True, names_the_file=False
+    ),
+    "loading.load_base of a folder with another text encoder": Reader(
+        ".json", *_with_config_of("text_encoder"), json_altered, is_tolerant=True, names_the_file=False
+    ),
+    "loading.load_base of a folder with another schedule": Reader(
+        ".json", *_with_config_of("scheduler"), json_altered, is_tolerant=True, names_the_file=False
+    ),
     "inspect.inspect_file of an identity": Reader(
         ".safetensors", _identity, inspect_file, header_altered, is_tolerant=True
     ),
@@ -283,7 +321,8 @@ READERS = {
 
 THROUGH = {
     "regular_file.read_bounded": "json_text.read_json",
-    "loading.load_vae": "loading.load_base",
+    "folder.load_folder": "loading.load_base of a folder",
+    "folder.load_vae": "loading.load_base of a folder",
     "single_file.load_single_file": "loading.load_base",
     "detectors.open_detector": "onnx_models.open_model",
     "likeness.open_likeness": "onnx_models.open_model",

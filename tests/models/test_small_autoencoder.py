@@ -7,7 +7,7 @@ import torch
 
 from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.models.small_autoencoder import LikeDiffusers, SmallAutoencoder
-from hyperdream_core.pipelines.diffusers.loading import load_vae
+from hyperdream_core.pipelines.diffusers.folder import load_vae
 
 
 def test_it_does_what_diffusers_does_at_any_size() -> None:

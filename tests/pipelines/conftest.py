@@ -10,8 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from hyperdream_core.bases import get_base
 from hyperdream_core.miniature.recipe.base_training import SCHEDULE, new_unet
-from hyperdream_core.pipelines.diffusers.building import noise_process_of
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
+from hyperdream_core.pipelines.diffusers.schedule import noise_process_of
 
 TOKENIZER = Path(__file__).parents[2] / "weights" / "miniature" / "base" / "tokenizer"
 

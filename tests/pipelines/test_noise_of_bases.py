@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hyperdream_core.ops.noise import DiscreteDiffusion, RectifiedFlow
-from hyperdream_core.pipelines.diffusers.building import noise_process_of
 from hyperdream_core.pipelines.diffusers.diffusers_base import DiffusersBase
+from hyperdream_core.pipelines.diffusers.schedule import noise_process_of
 from hyperdream_core.pipelines.drawing.draw import DrawConfig, draw
 from hyperdream_core.pipelines.polishing.polish import polish
 from hyperdream_core.pipelines.polishing.polish_config import PolishConfig

@@ -106,7 +106,7 @@ def _draw(job: _Job, console: Console) -> Outcome:
     job.prompts.check_words(prompts, found.identifier, family.name)
     names = [f"{number:02d}-{_file_name(prompt)}.png" for number, prompt in enumerate(_each(prompts, job.count), 1)]
     results.check(names, bytes_of_pictures(len(names), job.config.size or family.picture_size))
-    base = job.base.load()
+    base = job.base.load(console)
     word = found.identifier if found.is_called else ""
     console.note([*job.prompts.syntax_notes(family.name), *check_prompts(base, prompts, word)])
     prompts = _each(prompts, job.count)
@@ -118,7 +118,9 @@ def _draw(job: _Job, console: Console) -> Outcome:
         path = results.keep(name, partial(save_image, image=picture, texts=facts))
         made.append({"file": str(path), "prompt": prompt, "seed": job.config.seed + index})
     results.close()
-    return Outcome({"pictures": made}, "\n".join(str(one["file"]) for one in made))
+    return Outcome(
+        {"pictures": made, "assumptions": list(base.assumptions)}, "\n".join(str(one["file"]) for one in made)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,8 +54,9 @@ def inspect_file(path: Path) -> dict[str, Any]:
         return (
             report
             | {"metadata": metadata}
+            | {"kind": kind}
             | _DESCRIPTIONS.get(kind, _describe_other)(path)
-            | {"kind": kind, "readable": True}
+            | {"readable": True}
         )
     except HyperDreamError as error:
         return report | {"problem": str(error)}
@@ -70,8 +71,10 @@ def format_report(report: Mapping[str, Any]) -> str:
     hidden = {"file", "kind", "readable", "problem", "metadata"}
     lines = [f"{printable(report['file'])}: {report['kind']}"]
     for key, value in report.items():
-        if key in hidden or value in ({}, "", None):
+        if key in hidden or value in ({}, [], "", None):
             continue
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            value = "; ".join(value)
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
         if key == "bytes":
             shown = f"{value / 1000:,.1f} KB"
@@ -147,16 +150,9 @@ def _describe_lora(path: Path) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    from ...bases import detect_family
-    from ...errors import BaseMismatchError
-    from ...pipelines.diffusers.building import tensor_shapes
+    from ...pipelines.diffusers.single_file import describe_file
 
-    shapes = tensor_shapes(path)
-    try:
-        family = detect_family(shapes)
-    except BaseMismatchError as error:
-        raise BaseMismatchError(f"{path.name}: {error}") from error
-    return {"family": family.name, "title": family.title, "tensors": len(shapes)}
+    return describe_file(path)
 
 
 def _describe_other(path: Path) -> dict[str, Any]:
@@ -172,6 +168,7 @@ def _describe_folder(path: Path) -> dict[str, Any]:
         "family": base.family.name,
         "title": base.family.title,
         "prediction_type": base.noise.name,
+        "assumptions": list(base.assumptions),
         "fingerprint": base.fingerprint(),
     }
 

@@ -118,7 +118,7 @@ def _personalize(job: _Job, console: Console) -> Outcome:
     job.prompts.check_words(prompts, words.identifier, family.name)
     console.note(job.prompts.syntax_notes(family.name))
     faces = job.references.prepare(console, pictures, family.name, words.class_noun)
-    base = job.base.load()
+    base = job.base.load(console)
     predictor = _predictor(job.predictor, base, console)
     if config.polish.steps != 0:
         config = replace(config, captions=captions_of(job.captions, base, faces))

@@ -86,7 +86,7 @@ def _polish(job: _Job, console: Console) -> Outcome:
     results.check(room=5 * size if job.checkpoint else size)
     noun = start.class_noun if start else job.config.class_noun
     faces = job.references.prepare(console, pictures, family.name, noun)
-    base = job.base.load()
+    base = job.base.load(console)
     with console.progress("polishing") as progress:
         captions = captions_of(job.captions, base, faces)
         if captions is None:
@@ -107,6 +107,7 @@ def _polish(job: _Job, console: Console) -> Outcome:
         "last_loss": result.losses[-1] if result.losses else None,
         "stopped": result.cancelled,
         "captions": list(captions),
+        "assumptions": list(base.assumptions),
         "faces": faces.prepared.report(),
     }
     if result.cancelled:

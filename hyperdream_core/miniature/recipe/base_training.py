@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...bases.miniature import MINIATURE
 from ...ops.noise import DiscreteDiffusion, alphas_cumprod, biased_t
-from ...pipelines.diffusers.single_file import SCHEDULE as SD_SCHEDULE
+from ...pipelines.diffusers.schedule import SCHEDULE as SD_SCHEDULE
 from ..world.captions import IDENTIFIER, Context, make_captions
 from .autoencoder import LATENT_CHANNELS
 from .corpus import Corpus

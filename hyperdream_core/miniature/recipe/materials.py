@@ -20,7 +20,7 @@ from ...config import config_to_json
 from ...errors import ConfigError
 from ...models.hypernetwork import HypernetworkConfig
 from ...models.image_encoder import ConvImageEncoder, build_image_encoder
-from ...pipelines.diffusers.loading import load_vae
+from ...pipelines.diffusers.folder import load_vae
 from ...pipelines.training.checkpoint import steps_of
 from ...pipelines.training.loop import TrainingConfig
 from ..world.people import SEEDS

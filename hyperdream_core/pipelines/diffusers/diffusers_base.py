@@ -38,6 +38,8 @@ class DiffusersBase:
     scheduler_config: Mapping[str, Any]
     """What any diffusers scheduler is built from."""
     noise: NoiseProcess
+    assumptions: tuple[str, ...] = ()
+    """What its files did not say and was taken as usual, as sentences for whoever uses it"""
 
     @property
     def device(self) -> torch.device:

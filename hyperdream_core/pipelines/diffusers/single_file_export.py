@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -12,9 +11,7 @@ from ...bases.keys import unet_to_ldm
 from ...errors import BaseMismatchError
 from ...formats.container import write_tensors
 from .diffusers_base import DiffusersBase
-from .single_file import UNET, VAE
-
-_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+from .ldm_tensors import UNET, VAE, vae_to_ldm
 
 
 def write_single_file(path: Path, base: DiffusersBase, dtype: torch.dtype = torch.float16) -> None:
@@ -51,22 +48,3 @@ def ldm_tensors(base: DiffusersBase) -> dict[str, Tensor]:
     for name, tensor in base.text_encoders[0].state_dict().items():
         tensors[f"{encoder.ldm_prefix}.text_model.{name.removeprefix('text_model.')}"] = tensor
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def vae_to_ldm(name: str, levels: int) -> str:
-    """A VAE tensor's diffusers name as ldm's, within the VAE of so many levels."""
-
-    def block(match: re.Match[str]) -> str:
-        level = int(match[2]) if match[1] == "down" else levels - 1 - int(match[2])
-        return f".{match[1]}.{level}."
-
-    name = re.sub(r"\.(down|up)_blocks\.(\d)\.", block, name)
-    name = name.replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
-    name = re.sub(r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}", name)
-    name = re.sub(r"\.resnets\.(\d)", r".block.\1", name).replace("conv_shortcut", "nin_shortcut")
-    name = name.replace("conv_norm_out", "norm_out")
-    if "mid_block.attentions.0." in name:
-        head, _, rest = name.partition("mid_block.attentions.0.")
-        module, _, end = rest.rpartition(".")
-        return f"{head}mid.attn_1.{_VAE_ATTENTION[module]}.{end}"
-    return name
