@@ -267,19 +267,19 @@ READERS = {
     ),
     "loading.load_base": Reader(".safetensors", _checkpoint, load_base, header_altered),
     "loading.load_base of a whole checkpoint": Reader(
-        ".safetensors", _whole_checkpoint, lambda path: load_base(path).modules(), header_altered, is_tolerant=True
+        ".safetensors", _whole_checkpoint, lambda path: load_base(path).modules(), header_altered, True, share=0.1
     ),
     "loading.load_base of a folder": Reader(
-        ".json", *_with_config_of("unet"), json_altered, is_tolerant=True, names_the_file=False
+        ".json", *_with_config_of("unet"), json_altered, True, names_the_file=False, share=0.1
     ),
     "loading.load_base of a folder with another VAE": Reader(
-        ".json", *_with_config_of("vae"), json_altered, is_tolerant=True, names_the_file=False
+        ".json", *_with_config_of("vae"), json_altered, True, names_the_file=False, share=0.1
     ),
     "loading.load_base of a folder with another text encoder": Reader(
-        ".json", *_with_config_of("text_encoder"), json_altered, is_tolerant=True, names_the_file=False
+        ".json", *_with_config_of("text_encoder"), json_altered, True, names_the_file=False, share=0.1
     ),
     "loading.load_base of a folder with another schedule": Reader(
-        ".json", *_with_config_of("scheduler"), json_altered, is_tolerant=True, names_the_file=False
+        ".json", *_with_config_of("scheduler"), json_altered, True, names_the_file=False, share=0.1
     ),
     "inspect.inspect_file of an identity": Reader(
         ".safetensors", _identity, inspect_file, header_altered, is_tolerant=True
@@ -321,8 +321,8 @@ READERS = {
 
 THROUGH = {
     "regular_file.read_bounded": "json_text.read_json",
-    "folder.load_folder": "loading.load_base of a folder",
-    "folder.load_vae": "loading.load_base of a folder",
+    "folder.load_folder": "loading.load_base",
+    "folder.load_vae": "loading.load_base",
     "single_file.load_single_file": "loading.load_base",
     "detectors.open_detector": "onnx_models.open_model",
     "likeness.open_likeness": "onnx_models.open_model",

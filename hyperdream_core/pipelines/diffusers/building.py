@@ -18,6 +18,7 @@ from torch import nn
 
 from ...errors import FileFormatError, MissingDependencyError, quoted
 from ...json_text import read_json
+from ...models.image_encoder import building_errors
 from ...models.small_autoencoder import LikeDiffusers, SmallAutoencoder
 from .ldm_tensors import Source, Sources
 from .weights import WeightFiles
@@ -26,17 +27,6 @@ _MOST_LAYERS, _MOST_ENTRIES, _MOST = 64, 1000, 10_000_000
 _MOST_LEVELS = 16
 _TOLD = 3
 """tensors that do not fit, in a message"""
-WHILE_BUILDING = (
-    OSError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What diffusers, transformers and torch raise of configurations that mean nothing."""
 
 
 def require_diffusers() -> None:
@@ -147,7 +137,7 @@ def planned(
             model: nn.Module = build()
         # transformers before 4.31 counts the numbers of the positions among the weights.
         needed = {name: tuple(t.shape) for name, t in model.state_dict().items() if not name.endswith("position_ids")}
-    except WHILE_BUILDING as error:
+    except building_errors() as error:
         raise FileFormatError(
             weights.path, f"is of a configuration that makes no network ({quoted(error, 300)}); {advice}"
         ) from error

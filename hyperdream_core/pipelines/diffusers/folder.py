@@ -15,8 +15,9 @@ from ...bases import BaseFamily, detect_family
 from ...bases.family import TextEncoderShape
 from ...errors import BaseMismatchError, FileFormatError, quoted
 from ...json_text import read_json
+from ...models.image_encoder import building_errors
 from ...regular_file import check_regular
-from .building import WHILE_BUILDING, Plan, as_vae, bounded_config, check_settings, deep_autoencoder, planned
+from .building import Plan, as_vae, bounded_config, check_settings, deep_autoencoder, planned
 from .configurations import text_config_of, text_heads, unet_config
 from .diffusers_base import DiffusersBase
 from .ldm_tensors import UNET, Source, Sources, clip_sources
@@ -204,7 +205,7 @@ def _tokenizer(folder: Path, encoder: Plan) -> Any:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         ids = tokenizer(["a face"], padding="max_length", max_length=77, truncation=True).input_ids[0]
         largest = max(*ids, *tokenizer.get_vocab().values())
-    except WHILE_BUILDING as error:
+    except building_errors() as error:
         raise FileFormatError(
             folder, f"is no tokenizer that can be read ({quoted(error, 300)}); download the folder again"
         ) from error
