@@ -5,8 +5,8 @@ What stays as it is:
 - Normalisations and embeddings, because a number of theirs is used once for each output, so that they hold next to
   nothing, and errors in them meet all that follows.
 - The first and the last convolution and the layers that read the noise level (and SDXL's sizes and pooled text). They
-  hold 0.2 percent of SD 1.5's UNet; every output goes through them, and they are the ones whose quantisation shows
-  first. They allow 8 bits, not fewer.
+  hold 0.2 percent of SD 1.5's UNet, and every output goes through them: in 8 bits, with all else in 8 bits, they treble
+  the error of the miniature's output, from 0.011 of its size to 0.034. They allow 8 bits, not fewer.
 - Layers of a host's own classes, or with a forward of their own: what these do besides the product would be lost.
 """
 
@@ -76,7 +76,8 @@ def quantize_network_(
             numbers that are not finite; the layers before that one are quantised already.
     """
     _check_ends(kind, ends)
-    with alone_with([network]), torch.no_grad():
+    # Tensors made in a host's inference mode could not be kept for a gradient.
+    with alone_with([network]), torch.inference_mode(False), torch.no_grad():
         kinds, kept = _kinds(network, kind, ends)
         before = now = numbers = 0
         for done, (name, its_kind) in enumerate(kinds.items()):

@@ -141,6 +141,17 @@ def test_weights_and_outputs_are_bit_for_bit_as_before_an_adapter(net: SmallUNet
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
+def test_a_network_quantised_in_a_hosts_inference_mode_is_trained_through(net: SmallUNet) -> None:
+    with torch.inference_mode():
+        loaded = SmallUNet().requires_grad_(False)
+        quantize_network_(loaded, "int4", group=8)
+    pair = LoraPair(draw(2, 8).requires_grad_(), draw(8, 2).requires_grad_())
+    layer = loaded.attention["to_q"]
+    with live(loaded, {"attention.to_q": pair}):
+        layer(draw(3, 8).requires_grad_()).sum().backward()
+    assert pair.up.grad.abs().sum() > 0
+
+
 def test_the_digest_is_of_the_integers_and_not_of_the_scales(net: SmallUNet) -> None:
     other = copy.deepcopy(net)
 
