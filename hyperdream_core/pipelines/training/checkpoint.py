@@ -105,9 +105,11 @@ class TrainingCheckpoint:
             if f"exp_avg/{name}" in tensors:
                 # The one fused kernel counts its steps beside the parameter, the others on the CPU.
                 counted = parameter.device if self.optimizer.defaults.get("fused") else "cpu"
-                self.optimizer.state[parameter] = {
-                    key: tensors[f"{key}/{name}"].to(counted if key == "step" else parameter.device) for key in _MOMENTS
-                }
+                state: dict[str, Tensor] = {"step": tensors[f"step/{name}"].to(counted)}
+                for key in _MOMENTS[:2]:
+                    # Laid out in memory as the parameter (channels last): the fused kernel goes number by number.
+                    state[key] = torch.empty_like(parameter, dtype=torch.float32).copy_(tensors[f"{key}/{name}"])
+                self.optimizer.state[parameter] = state
         if self.scaler is not None and "scaler" in tensors:
             scale, tracker = tensors["scaler"].tolist()
             own = self.scaler.state_dict()

@@ -96,7 +96,9 @@ class Team:
         flat = self.accelerator.reduce(flat, "sum")
         parts = flat.split([p.numel() for p in trained])
         for parameter, part in zip(trained, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+            # Into the one that is there, which is laid out in memory as the parameter is (channels last).
+            assert parameter.grad is not None
+            parameter.grad.copy_(part.view_as(parameter))
 
     @torch.no_grad()
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:

@@ -106,6 +106,45 @@ def test_a_training_goes_on_with_another_number_of_processes(tmp_path: Path) -> 
         torch.testing.assert_close(weights(place), at_once, **ROUNDING)
 
 
+class Filter(nn.Module):
+    """A convolution whose weights lie in memory channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.filter = nn.Conv2d(3, 5, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        return (self.filter(batch) - batch.sum((1, 2, 3), keepdim=True)).square().mean()
+
+
+@dataclass(frozen=True)
+class Images:
+    images: Tensor
+
+    def rows(self, chosen: range) -> Tensor:
+        return self.images[chosen.start : chosen.stop].to(memory_format=torch.channels_last)
+
+
+def _train_filter(place: Path, stops: bool = False) -> None:
+    filter_ = Filter()
+    watch = _stop_after_three if stops else None
+    train(filter_, lambda g: Images(torch.randn(CONFIG.batch, 3, 4, 4, generator=g)), CONFIG, place, watch=watch)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_weights_that_lie_otherwise_in_memory_learn_alike(tmp_path: Path) -> None:
+    _train_filter(tmp_path / "at-once")
+    with pytest.raises(ConfigError, match="enough"):
+        _train_filter(tmp_path / "stopped", stops=True)
+    _train_filter(tmp_path / "stopped")
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "at-once").read_bytes()
+    launch(_train_filter, (tmp_path / "two",), 2)
+    one, two = (read_container(tmp_path / name, CHECKPOINT, 1)[1] for name in ("at-once", "two"))
+    torch.testing.assert_close(two["weight/filter.weight"], one["weight/filter.weight"], **ROUNDING)
+
+
 def _fail_in_the_second(place: Path) -> None:
     def draw_or_fail(generator: torch.Generator) -> Points:
         nonlocal calls
