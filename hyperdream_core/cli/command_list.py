@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .commands import (
+    corpus_collect,
+    corpus_encode,
+    corpus_inspect,
     draw,
     evaluate,
     export,
@@ -88,6 +91,33 @@ COMMANDS = {
         "Say what an identity, predictor, LoRA, checkpoint or picture holds. Refused files give exit code 1.",
     ),
     "evaluate": Command("judge all methods on the miniature's unseen people", evaluate.add_flags, evaluate.run),
+    "corpus": Command(
+        "collect the people that a predictor is trained on, and encode them for a base",
+        _no_flags,
+        None,
+        below={
+            "collect": Command(
+                "a folder of photographs to a corpus of people; resumable",
+                corpus_collect.add_flags,
+                corpus_collect.run,
+                "FOLDER",
+                "Find the face in every photograph, cut it out, and keep it with its caption; a photograph without one "
+                "is listed with the reason.",
+            ),
+            "encode": Command(
+                "a base's latents of its pictures, and an image encoder's view of its references; resumable",
+                corpus_encode.add_flags,
+                corpus_encode.run,
+                "DIR",
+            ),
+            "inspect": Command(
+                "what is in a corpus, what was rejected, and what is missing",
+                corpus_inspect.add_flags,
+                corpus_inspect.run,
+                "DIR",
+            ),
+        },
+    ),
     "miniature": Command(
         "build the embedded world's weights, or render its portraits",
         _no_flags,

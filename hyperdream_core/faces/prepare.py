@@ -147,7 +147,7 @@ def prepare_references(
     prepared = []
     for number, (picture, detector) in enumerate(zip(pictures, detectors, strict=True), start=1):
         place = f"reference {number} of {len(pictures)} ({_called(picture)})"
-        prepared.append(_prepare(picture, place, size, config, detector, recognizer))
+        prepared.append(prepare_picture(picture, place, size, config, detector, recognizer))
     crops = [one.crop for one in prepared if one.crop is not None]
     if not crops:
         raise ReferenceImageError(
@@ -178,14 +178,27 @@ def _detectors(
     return [HandedInFaces(tuple(faces)) for faces in found], ()
 
 
-def _prepare(
+def prepare_picture(
     picture: Picture,
     place: str,
     size: int,
     config: PrepareConfig,
     detector: FaceDetector,
-    recognizer: Recognizer | None,
+    recognizer: Recognizer | None = None,
 ) -> PreparedPicture:
+    """Find, choose, align and judge the face in one picture, with a detector that is open already.
+
+    Args:
+        picture: as read.
+        place: what errors and notes call it.
+        size: side of the crop, px.
+        config: settings; its detector is not opened.
+        detector: who looks.
+        recognizer: embeds the face, if there is one.
+
+    Raises:
+        ReferenceImageError: no face, where `config.on_no_face` is stop, or fewer than the number asked for.
+    """
     pixels, notes = picture.pixels, list(picture.notes)
     search = detector.find(pixels, config.min_score)
     sure = [face for face in search.faces if face.score >= config.min_score]

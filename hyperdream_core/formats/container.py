@@ -26,7 +26,8 @@ from ..whole_file import as_text, whole_file
 
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NAMES = set(_DTYPES.values())
-_WHOLE = {"I8", "I16", "I32", "I64", "U8"}
+_WHOLE_DTYPES = {torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64", torch.uint8: "U8"}
+_WHOLE = set(_WHOLE_DTYPES.values())
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 _LARGEST_CHECKED = 10_000_000
 """bytes of a header that is looked through for names that stand twice"""
@@ -55,6 +56,30 @@ def read_container(path: Path | str, kind: str, newest_version: int) -> tuple[di
     """
     path = Path(path)
     metadata, tensors = read_tensors(path)
+    _check_kind(path, metadata, kind, newest_version)
+    return metadata, tensors
+
+
+def open_mapped(path: Path | str, kind: str, newest_version: int) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and tensors of a file of ours without reading their numbers: these lie in the mapped file.
+
+    Any number of processes share the memory, and rows are read when they are taken. The header and the file's size are
+    checked, the numbers are not; the tensors must not be written to.
+
+    Raises:
+        FileFormatError: not readable as safetensors, cut short, of another kind, or newer.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        _check_kind(path, metadata, kind, newest_version)
+        names = file.keys()
+        for name in names:
+            _check_dtype(path, name, file, may_be_whole=True)
+        return metadata, {name: file.get_tensor(name) for name in names}
+
+
+def _check_kind(path: Path, metadata: Mapping[str, str], kind: str, newest_version: int) -> None:
     found = metadata.get("kind")
     if found != kind:
         holds = f"holds {quoted(found)}" if found else "does not say what it holds"
@@ -70,7 +95,6 @@ def read_container(path: Path | str, kind: str, newest_version: int) -> tuple[di
         raise FileFormatError(
             path, f"has format version {version}, but this release reads up to {newest_version}. Update HyperDream."
         )
-    return metadata, tensors
 
 
 def read_names(path: Path | str) -> tuple[dict[str, str], list[str]]:
@@ -178,25 +202,38 @@ def _check_table(path: Path, file: safe_open) -> None:
 
 
 def write_container(
-    path: Path | str, kind: str, version: int, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+    path: Path | str,
+    kind: str,
+    version: int,
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    numbers: Collection[str] = (),
 ) -> None:
-    """Write a file of ours, atomically; `kind` and `version` are added to the metadata.
+    """Write a file of ours, atomically; `kind` and `version` are added to the metadata; else as `write_tensors`.
 
     Raises:
         OutputError: the folder cannot be written, the disk is full, or a tensor is not finite.
     """
-    write_tensors(path, {"kind": kind, "version": str(version), **metadata}, tensors)
+    write_tensors(path, {"kind": kind, "version": str(version), **metadata}, tensors, numbers)
 
 
-def write_tensors(path: Path | str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path | str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor], numbers: Collection[str] = ()
+) -> None:
     """Write a safetensors file, atomically: a failure or an interrupt leaves the old file, or none.
+
+    Args:
+        path: of the file.
+        metadata: texts.
+        tensors: of floating-point numbers.
+        numbers: those of them that may also be whole numbers.
 
     Raises:
         OutputError: as `write_container`.
     """
     path = Path(path)
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in _DTYPES and not (name in numbers and tensor.dtype in _WHOLE_DTYPES):
             raise OutputError(
                 f"{path.name}: tensor {name!r} holds {tensor.dtype} numbers, but {', '.join(sorted(_NAMES))} are "
                 "expected; nothing was saved. Convert it."
@@ -232,7 +269,8 @@ def _header(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes
     end = 0
     for name, tensor in _ordered(tensors):
         start, end = end, end + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        dtype = _DTYPES.get(tensor.dtype) or _WHOLE_DTYPES[tensor.dtype]
+        entries[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -277,6 +315,12 @@ def _check_start(path: Path) -> None:
 
 
 def _tensor(path: Path, name: str, file: safe_open, may_be_whole: bool) -> Tensor:
+    _check_dtype(path, name, file, may_be_whole)
+    # A copy: the original is the mapped file itself, which Windows then refuses to replace.
+    return file.get_tensor(name).clone()
+
+
+def _check_dtype(path: Path, name: str, file: safe_open, may_be_whole: bool) -> None:
     dtype = file.get_slice(name).get_dtype()
     if dtype not in _NAMES and not (may_be_whole and dtype in _WHOLE):
         raise FileFormatError(
@@ -284,5 +328,3 @@ def _tensor(path: Path, name: str, file: safe_open, may_be_whole: bool) -> Tenso
             f"tensor {quoted(name, 120)} holds {dtype} numbers, but {', '.join(sorted(_NAMES))} are expected. Use a "
             "file that was saved unquantised.",
         )
-    # A copy: the original is the mapped file itself, which Windows then refuses to replace.
-    return file.get_tensor(name).clone()

@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hyperdream_core.errors import FileFormatError, OutputError
-from hyperdream_core.formats.container import payload_digest, read_container, read_tensors, write_container
+from hyperdream_core.formats.container import (
+    open_mapped,
+    payload_digest,
+    read_container,
+    read_tensors,
+    write_container,
+    write_tensors,
+)
 
 TENSORS = {
     "b": torch.arange(35.0).reshape(5, 7),
@@ -271,3 +278,26 @@ def test_a_name_that_is_no_text_is_refused_with_the_remedy(path: Path) -> None:
 def test_a_name_that_stands_twice_is_refused(path: Path, header: bytes) -> None:
     raw(path, header)
     refused(path, "names '(kind|a)' twice, and only one can be meant")
+
+
+def test_a_mapped_file_gives_what_was_written_whole_numbers_too_and_refuses_what_is_cut(path: Path) -> None:
+    stacks = {**TENSORS, "bytes": torch.arange(6, dtype=torch.uint8).reshape(2, 3), "rows": torch.tensor([-1, 2**40])}
+    write_container(path, "test-kind", 2, {"note": "1"}, stacks, ("bytes", "rows"))
+    metadata, mapped = open_mapped(path, "test-kind", 2)
+    assert metadata["note"] == "1" and set(mapped) == set(stacks)
+    for name, tensor in stacks.items():
+        assert mapped[name].dtype == tensor.dtype and torch.equal(mapped[name], tensor)
+    with pytest.raises(FileFormatError, match="holds 'test-kind', but 'other' is expected"):
+        open_mapped(path, "other", 2)
+    with pytest.raises(FileFormatError, match="has format version 2, but this release reads up to 1"):
+        open_mapped(path, "test-kind", 1)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileFormatError, match="is not a readable safetensors file"):
+        open_mapped(path, "test-kind", 2)
+
+
+def test_only_the_tensors_that_are_named_may_be_whole_numbers(path: Path) -> None:
+    whole = {"a": torch.ones(2, dtype=torch.uint8), "b": torch.ones(2, dtype=torch.uint8)}
+    with pytest.raises(OutputError, match=r"tensor 'b' holds torch.uint8 numbers"):
+        write_tensors(path, {}, whole, ("a",))
+    assert not path.exists()

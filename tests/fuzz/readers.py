@@ -24,7 +24,7 @@ from hyperdream_core.faces.face import Face
 from hyperdream_core.faces.insightface_detector import InsightfaceDetector
 from hyperdream_core.faces.onnx_models import open_model
 from hyperdream_core.faces.recognizer import OnnxRecognizer
-from hyperdream_core.formats.container import read_container, read_names, read_table, read_tensors
+from hyperdream_core.formats.container import open_mapped, read_container, read_names, read_table, read_tensors
 from hyperdream_core.formats.http_request import read_body
 from hyperdream_core.formats.identity_file import inspect_identity, read_identity, write_identity
 from hyperdream_core.formats.lora_file import read_lora, read_lora_file
@@ -35,6 +35,16 @@ from hyperdream_core.miniature.trial.judges import load_judges
 from hyperdream_core.miniature.trial.kept_rows import keep_row, kept_row
 from hyperdream_core.models.hypernetwork import Hypernetwork, HypernetworkConfig
 from hyperdream_core.pictures.files import read_image, read_picture, read_references
+from hyperdream_core.pipelines.corpora.manifest import (
+    MANIFEST,
+    Manifest,
+    PartRecord,
+    ShardEntry,
+    read_manifest,
+    read_record,
+    write_manifest,
+    write_record,
+)
 from hyperdream_core.pipelines.diffusers.loading import load_base
 from hyperdream_core.pipelines.diffusers.single_file_export import write_single_file
 from hyperdream_core.pipelines.export import export_lora
@@ -105,6 +115,28 @@ def _transformer_predictor(path: Path) -> None:
     shape = {"down_dim": 5, "up_dim": 7, "width": 12, "heads": 3, "decoder_layers": 1}
     config = HypernetworkConfig(family="miniature", image_encoder=encoder, **shape)  # type: ignore[arg-type]
     save_hypernetwork(path, Hypernetwork(config))
+
+
+def _manifest(path: Path) -> None:
+    source = {"kind": "photographs", "people": 3}
+    write_manifest(path.parent, Manifest(size=64, plan="0" * 64, shards=2, sources=(source,)))
+    shutil.move(path.parent / MANIFEST, path)
+
+
+def _read_manifest(path: Path) -> object:
+    shutil.copy(path, path.parent / MANIFEST)
+    return read_manifest(path.parent)
+
+
+def _record(path: Path) -> None:
+    entry = ShardEntry(bytes=100, sha256="0" * 64)
+    write_record(path.parent, PartRecord(part="latents", facts={"family": "sd15"}, shards={"0": entry}))
+    shutil.move(path.parent / "latents.json", path)
+
+
+def _read_record(path: Path) -> object:
+    shutil.copy(path, path.parent / "latents.json")
+    return read_record(path.parent, "latents")
 
 
 def _checkpoint(path: Path) -> None:
@@ -248,6 +280,12 @@ READERS = {
         ".safetensors", _identity, lambda path: read_container(path, "hyperdream-identity", 1), header_altered
     ),
     "container.read_tensors": Reader(".safetensors", _identity_on_end, read_tensors, header_altered),
+    "container.open_mapped": Reader(
+        ".safetensors", _identity_on_end, lambda path: open_mapped(path, "hyperdream-identity", 9), header_altered,
+        is_tolerant=True, may_be_nan=True,
+    ),
+    "manifest.read_manifest": Reader(".json", _manifest, _read_manifest, json_altered, names_the_file=False),
+    "manifest.read_record": Reader(".json", _record, _read_record, json_altered, names_the_file=False),
     "container.read_names": Reader(".safetensors", _predictor, read_names, header_altered, is_tolerant=True),
     "container.read_table": Reader(".safetensors", _predictor, read_table, header_altered, is_tolerant=True),
     "identity_file.read_identity": Reader(".safetensors", _identity, read_identity, header_altered),
@@ -324,6 +362,7 @@ THROUGH = {
     "folder.load_folder": "loading.load_base",
     "folder.load_vae": "loading.load_base",
     "single_file.load_single_file": "loading.load_base",
+    "frozen_encoder.load_image_encoder": "json_text.read_json",
     "detectors.open_detector": "onnx_models.open_model",
     "likeness.open_likeness": "onnx_models.open_model",
     "lora_files.read_lora_file": "lora_file.read_lora_file",

@@ -33,6 +33,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--people", type=whole_number, default=8, metavar="N", help="subjects to invent (default: 8)")
     parser.add_argument("--contexts", type=whole_number, default=1, metavar="N", help="pictures of each (default: 1)")
     parser.add_argument("--noun", choices=("face", "pet"), default="face", help="kind of subject (default: face)")
+    parser.add_argument(
+        "--folders", action="store_true",
+        help="a folder for each subject, and captions in text files, as `hyperdream corpus collect` reads them",
+    )  # fmt: skip
     parser.add_argument("--plain", action="store_true", help="reference photographs, not any expression and place")
     parser.add_argument(
         "--caption", metavar="TEXT", help='what all pictures show, such as "smiling, wearing a hat" (default: anything)'
@@ -67,8 +71,9 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
         if not least <= getattr(arguments, name) <= most:
             raise ConfigError(f"{name} must lie in {least}..{most}, got {getattr(arguments, name)}")
     total = arguments.people * arguments.contexts
+    between = "/" if arguments.folders else "-"
     names = [
-        f"{arguments.noun}-{row // arguments.contexts + 1:04d}-{row % arguments.contexts + 1}.png"
+        f"{arguments.noun}-{row // arguments.contexts + 1:04d}{between}{row % arguments.contexts + 1}.png"
         for row in range(total)
     ]
     results = console.open_results(arguments.out, names, bytes_of_pictures(total, arguments.size))
@@ -88,6 +93,9 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
             facts = {"caption": captions[row], "seed": str(arguments.seed)}
             path = results.keep(names[row], partial(save_image, image=picture, texts=facts))
             made.append({"file": str(path), "caption": captions[row]})
+            if arguments.folders:
+                said = captions[row].partition(", ")[2]
+                results.keep_text(str(Path(names[row]).with_suffix(".txt")), f"{said}\n")
         progress(total, total)
     results.close()
     return Outcome({"pictures": made}, "\n".join(f"{one['file']}  {one['caption']}" for one in made))

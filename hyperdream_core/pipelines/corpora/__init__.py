@@ -1,0 +1,1 @@
+"""Corpora: the subjects that a predictor learns from, collected, encoded and read."""
