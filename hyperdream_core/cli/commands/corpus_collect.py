@@ -79,7 +79,7 @@ def _source(arguments: argparse.Namespace, console: Console) -> Photographs:
         prepare = replace(prepare, detector="already-cropped")
     detector, notes = open_detector(prepare.detector, prepare.face_models)
     console.note(notes)
-    describe, described_by = _describe(arguments) if companions.describe is not None else (None, "")
+    describe, described_by = _describe(arguments, console) if companions.describe is not None else (None, "")
     return Photographs(
         folder=arguments.folder,
         config=config_from_flags(PhotographsConfig, arguments),
@@ -90,7 +90,7 @@ def _source(arguments: argparse.Namespace, console: Console) -> Photographs:
     )
 
 
-def _describe(arguments: argparse.Namespace) -> tuple[Describe, str]:
+def _describe(arguments: argparse.Namespace, console: Console) -> tuple[Describe, str]:
     """Reads captions off photographs by the base, and its name."""
     import torch
     from torch import Tensor
@@ -98,7 +98,7 @@ def _describe(arguments: argparse.Namespace) -> tuple[Describe, str]:
     from ...miniature.companions import companions_of
     from ...pictures.files import resize
 
-    base = _choice(arguments).load()
+    base = _choice(arguments).load(console)
     side = base.family.picture_size
 
     def describe(crops: Tensor) -> list[str]:

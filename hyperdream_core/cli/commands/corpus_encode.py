@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
     encoder = None
     if arguments.image_encoder is not None:
         encoder = load_image_encoder(arguments.image_encoder, device_named(arguments.device))
-    base = choice.load()
+    base = choice.load(console)
     console.on_stop = f"finished shards are kept in {arguments.corpus}; the same command goes on from there"
     with console.progress("latents", "picture") as progress:
         encode_latents(corpus, base, progress, console.say)
