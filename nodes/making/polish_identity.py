@@ -130,7 +130,7 @@ def _training_inputs() -> list[Any]:
     return [
         number_dial(
             "learning_rate",
-            "How far each step goes at first. Lower it if the pictures fall apart.",
+            "The share by which a step changes each layer's output at first. Lower it if the pictures fall apart.",
             default=_DEFAULT.learning_rate,
             limits=(0.00001, 0.1),
             step=0.00001,

@@ -41,8 +41,9 @@ from tests.pipelines.conftest import random_base
 FILES = Path(__file__).parent / "files"
 LIBRARY = FILES / "library"
 POLISH = PolishConfig(
-    steps=5, rank=2, file_rank=3, batch=1, learning_rate=0.01, holdout_every=2, save_every=3, preserve_batch=2
-)
+    steps=5, rank=2, file_rank=3, batch=1, learning_rate=0.01, holdout_every=2, save_every=3, preserve_batch=2,
+    rate_unit="coefficient",
+)  # fmt: skip
 TRAINING = TrainingConfig(steps=6, warmup=2, learning_rate=0.1, save_every=4)
 IDENTITIES = {
     "identity-sd15-fp16": ("identity-sd15", torch.float16),

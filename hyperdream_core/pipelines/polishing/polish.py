@@ -26,9 +26,10 @@ from ..base import Base, check_answer, frozen
 from ..progress import Progress, also_while_waiting, no_progress
 from ..undivided import ended_like_stopped, undivided
 from .denoising_error import add_gradient, personalized, row_errors
+from .layer_units import measure_units
 from .memory import check_text
 from .polish_checkpoint import PolishCheckpoint, PolishRun, job_digest
-from .polish_config import STEPS_AFTER_PREDICTION, PolishConfig
+from .polish_config import PolishConfig, as_in_0_1_0
 from .preservation import Preserved, draw_preserved
 from .trainable_adapters import TrainableAdapters, without_effect
 from .training_pictures import TrainingPictures, encode_pictures
@@ -164,6 +165,8 @@ def _polish_rows(
         check_text(base.family, material.prompts.conditioning)
         generator = torch.Generator().manual_seed(config.seed)
         adapters = TrainableAdapters(base.family, like, config.rank, starts, generator, base.device)
+        if config.rate_unit == "output":
+            adapters.count_in(_units(base, adapters, material, config))
         optimizer = torch.optim.AdamW(
             adapters.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
@@ -185,6 +188,17 @@ def _polish_rows(
         del run, adapters, optimizer, material
         torch.cuda.empty_cache()
     return results
+
+
+def _units(
+    base: Base, adapters: TrainableAdapters, material: TrainingPictures, config: PolishConfig
+) -> dict[str, Tensor]:
+    """Each layer's unit, measured on the held-out crops."""
+    like = adapters.like
+    return measure_units(
+        base, like.layers, adapters.directions(), like.up_dim, material.prompts, material.holdout.samples(base),
+        config.samples_at_once,
+    )  # fmt: skip
 
 
 def _preserved(
@@ -213,16 +227,16 @@ def _with_steps(
     starts: Sequence[Identity | None],
     checkpoint: Path | None,
 ) -> PolishConfig:
-    """The settings with the steps that they stand for.
-
-    0.1.0 took as many from scratch as after a prediction if none were named. A job that it stopped goes on as it began.
-    """
+    """The settings with the steps that they stand for. A job that 0.1.0 stopped goes on as it began."""
     has_start = any(start is not None for start in starts)
-    if config.steps is None and not has_start:
-        older = replace(config, steps=STEPS_AFTER_PREDICTION)
+    settled = replace(config, steps=config.steps_from(has_start))
+    if checkpoint is None or not checkpoint.exists():
+        return settled
+    # What one of these began is in the file.
+    for older in (settled, as_in_0_1_0(config)):
         if PolishCheckpoint(checkpoint, job_digest(older, subjects, starts)).is_begun():
             return older
-    return replace(config, steps=config.steps_from(has_start))
+    return settled
 
 
 def _train(

@@ -21,6 +21,8 @@ from .trainable_adapters import TrainableAdapters
 _KIND = "hyperdream-finetune-checkpoint"
 _VERSION = 1
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_AS_IN_0_1_0 = (("rate_unit", "coefficient"),)
+"""Settings that 0.1.0 did not have, at the values that do what it did: its jobs keep their digests."""
 _REMEDY = "Remove it to polish from the beginning, or name another checkpoint."
 
 
@@ -175,7 +177,8 @@ def _whole(path: Path, name: str, tensors: Mapping[str, Tensor], low: int, high:
 
 def job_digest(config: Any, subjects: Sequence[tuple[Tensor, Sequence[str]]], starts: Sequence[Identity | None]) -> str:
     """SHA-256 (hex) of everything that decides what a job computes, but for the base."""
-    digest = hashlib.sha256(json.dumps(config_to_json(config), sort_keys=True).encode())
+    settings = {name: value for name, value in config_to_json(config).items() if (name, value) not in _AS_IN_0_1_0}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for pictures, captions in subjects:
         digest.update(pictures.detach().float().cpu().contiguous().numpy().tobytes())
         digest.update(json.dumps(list(captions)).encode())

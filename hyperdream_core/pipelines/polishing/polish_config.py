@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ...bases import TARGET_SETS
 from ...config import check_at_most
@@ -22,9 +23,12 @@ class PolishConfig:
     miniature 20 gain as much as 40."""
     rank: int = 4
     """Rank of the fresh adapter that is trained on top of the prediction."""
-    learning_rate: float = 1.2e-2
-    """AdamW's rate at the first step; it falls to 0 along half a cosine. Up to 2e-2 polishing ends nearly the
-    same, but what is made from nothing forgets more of the prompt."""
+    learning_rate: float = 2.2e-2
+    """AdamW's rate at the first step; it falls to 0 along half a cosine. Higher ones find a likeness sooner and forget
+    more of the prompt."""
+    rate_unit: Literal["output", "coefficient"] = "output"
+    """What the learning rate counts in: `output`, the share of itself by which a step at this rate changes each layer's
+    output, measured on this base and these pictures; `coefficient`, plain coefficients, as 0.1.0 did with 1.2e-2."""
     batch: int = 8
     """Noise draws of the subject's pictures in a step."""
     noise_power: float = 1.3
@@ -101,3 +105,17 @@ class PolishConfig:
         if self.steps is not None:
             return self.steps
         return STEPS_AFTER_PREDICTION if has_start else STEPS_FROM_SCRATCH
+
+
+def as_in_0_1_0(config: PolishConfig) -> PolishConfig:
+    """What 0.1.0 would have done with these settings: as many steps from scratch as after a prediction, of its own size.
+
+    It counted its learning rate in plain coefficients, and 1.2e-2 was its default.
+    """
+    is_default = config.learning_rate == PolishConfig.learning_rate
+    return replace(
+        config,
+        steps=STEPS_AFTER_PREDICTION if config.steps is None else config.steps,
+        rate_unit="coefficient",
+        learning_rate=1.2e-2 if is_default else config.learning_rate,
+    )

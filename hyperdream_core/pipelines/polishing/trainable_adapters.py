@@ -18,7 +18,7 @@ themselves run as plain low-rank adapters and know nothing of bases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ from ...ops.lidb import LidbCoefficients, basis_sizes, fresh_coefficients, stack
 from ...ops.lowrank import LoraPair
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Group:
     """One side of the layers of one size."""
 
@@ -45,10 +45,13 @@ class _Group:
     """(columns, size)"""
     signs: Tensor
     """(layers, 1, 1, size)"""
+    units: Tensor | None = None
+    """(layers, rows, 1, 1), what the coefficients count in; None counts in ones"""
 
     def fold(self) -> Tensor:
         """Factors (layers, rows, r0 + r, size)."""
-        factors = self.trained @ self.shared * self.signs
+        trained = self.trained if self.units is None else self.trained * self.units
+        factors = trained @ self.shared * self.signs
         return factors if self.fixed is None else torch.cat([self.fixed, factors], dim=-2)
 
 
@@ -95,8 +98,22 @@ class TrainableAdapters:
             sides[side] = factors
         return {name: LoraPair(sides["down"][name], sides["up"][name].mT) for name in sides["down"]}
 
+    @torch.no_grad()
+    def directions(self) -> dict[str, Tensor]:
+        """Layer name -> the fresh adapter's down factor (r, i), without the start's; the same for all rows at first."""
+        found: dict[str, Tensor] = {}
+        for group in self._groups["down"]:
+            found.update(zip(group.names, group.trained[:, 0] @ group.shared * group.signs[:, 0], strict=True))
+        return found
+
+    def count_in(self, units: Mapping[str, Tensor]) -> None:
+        """Let the trained coefficients of each layer count in its unit, layer name -> (rows,), see `layer_units`."""
+        for group in self._groups["up"]:
+            stacked = torch.stack([units[name] for name in group.names])
+            group.units = stacked.to(group.trained)[..., None, None]
+
     def squared_norms(self) -> Tensor:
-        """Squared Frobenius norm of the fresh deltas of all layers together, (rows,): the distance from the start."""
+        """Squared Frobenius norm of the fresh deltas of all layers together, in their units, (rows,)."""
         grams = {}
         for side, groups in self._groups.items():
             for group in groups:
@@ -113,7 +130,8 @@ class TrainableAdapters:
         for side, groups in self._groups.items():
             sides[side] = {}
             for group in groups:
-                rows = next(tensors)[:, row].detach().to("cpu", copy=True)
+                rows = next(tensors)[:, row].detach()
+                rows = (rows if group.units is None else rows * group.units[:, row]).to("cpu", copy=True)
                 sides[side].update(zip(group.names, rows.unbind(0), strict=True))
         return {
             layer.name: LidbCoefficients(sides["down"][layer.name], sides["up"][layer.name].mT.contiguous())
