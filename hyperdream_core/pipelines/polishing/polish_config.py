@@ -108,7 +108,7 @@ class PolishConfig:
 
 
 def as_in_0_1_0(config: PolishConfig) -> PolishConfig:
-    """What 0.1.0 would have done with these settings: as many steps from scratch as after a prediction, of its own size.
+    """What 0.1.0 did with these settings: as many steps from scratch as after a prediction, of its own size.
 
     It counted its learning rate in plain coefficients, and 1.2e-2 was its default.
     """
