@@ -37,7 +37,7 @@ def test_a_velocity_base_of_zero_terminal_snr_draws_pictures_and_not_black(
 def test_a_rectified_flow_base_is_polished_and_drawn_with(base: DiffusersBase, references: Tensor) -> None:
     flow = replace(base, noise=noise_process_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}))
     assert isinstance(flow.noise, RectifiedFlow) and flow.noise.shift == 3.0
-    config = PolishConfig(steps=12, rank=4, batch=1, crops=0, learning_rate=0.03, noise_power=50.0)
+    config = PolishConfig(steps=12, rank=4, batch=1, crops=0, learning_rate=0.06, noise_power=50.0)
     polished = polish(flow, references[:1], config=config).identity
 
     def error(adapter: bool) -> float:

@@ -89,4 +89,4 @@ def test_a_step_changes_every_layers_output_by_about_its_rate(base: DiffusersBas
         hook.remove()  # type: ignore[attr-defined]
     # A random base's queries and keys hardly matter to the error, so that Adam's epsilon slows these down.
     assert 0.6 * rate < torch.tensor(shares).median() < 1.5 * rate
-    assert max(shares) < 3 * rate
+    assert max(shares) < 5 * rate
