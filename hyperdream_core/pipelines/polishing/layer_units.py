@@ -78,7 +78,7 @@ def _unit(layer: Layer, probe: OutputProbe, up_dim: int, rows: int) -> Tensor:
     """(rows,); not a number where there is nothing to go by."""
     if not probe.seen:
         return torch.full((rows,), torch.nan)
-    outputs, inputs = (sum(_by_row(seen[side], rows) for seen in probe.seen) for side in (0, 1))
+    outputs, inputs = (torch.stack([_by_row(seen[side], rows) for seen in probe.seen]).sum(0) for side in (0, 1))
     _, columns = basis_sizes(layer.in_features, layer.out_features, up_dim=up_dim)
     return (outputs / (columns * inputs)).sqrt()
 
