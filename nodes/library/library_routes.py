@@ -100,10 +100,17 @@ async def _answer(request: web.Request, action: Callable[[dict[str, Any]], Any])
 
 
 async def _start_of(request: web.Request, most: int) -> bytes:
-    """The body up to so many bytes, whatever length it claims to have."""
+    """The body up to so many bytes, whatever length it claims to have.
+
+    Raises:
+        ConfigError: whoever sent it has hung up.
+    """
     read = bytearray()
-    while len(read) < most and (part := await request.content.read(most - len(read))):
-        read += part
+    try:
+        while len(read) < most and (part := await request.content.read(most - len(read))):
+            read += part
+    except ConnectionError as error:
+        raise ConfigError(f"the request broke off ({error}), but a whole one is expected; send it again") from error
     return bytes(read)
 
 

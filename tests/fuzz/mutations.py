@@ -30,6 +30,10 @@ PATTERNS = (
 WIDTH = {"F64": 8, "I64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
+MOST_ENTRIES = 20_000
+"""of a list that repeats itself: more would take longer to write than to read"""
+
+
 class Raw(str):
     """A text that stands in JSON as it is."""
 
@@ -76,7 +80,7 @@ def altered_value(value: Any, chance: random.Random) -> Any:
         if kind < 0.15:
             return value[:place]
         if kind < 0.3:
-            return value * chance.choice((2, 100, 5000))
+            return (value * chance.choice((2, 100, 5000)))[:MOST_ENTRIES]
         return [*value[:place], altered_value(value[place], chance), *value[place + 1 :]]
     return hostile(chance)
 

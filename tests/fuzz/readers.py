@@ -46,7 +46,6 @@ from hyperdream_core.pipelines.corpora.manifest import (
     write_record,
 )
 from hyperdream_core.pipelines.diffusers.loading import load_base
-from hyperdream_core.pipelines.diffusers.single_file_export import write_single_file
 from hyperdream_core.pipelines.export import export_lora
 from hyperdream_core.pipelines.library import Library
 from hyperdream_core.pipelines.polishing.polish_checkpoint import PolishCheckpoint, PolishRun
@@ -56,6 +55,15 @@ from hyperdream_core.pipelines.predictors.hypernetwork_predictor import read_hyp
 from hyperdream_core.pipelines.predictors.predictor import open_predictor
 from hyperdream_core.pipelines.scores import Interval, MethodScores
 from hyperdream_core.pipelines.training.checkpoint import TrainingCheckpoint
+from tests.fuzz.good_bases import (
+    checkpoint_altered,
+    drawn_by,
+    folder_altered,
+    read_folder,
+    write_checkpoint,
+    write_checkpoint_of_a_flat_vae,
+    write_folder,
+)
 from tests.fuzz.good_pictures import PICTURES, is_picture, picture_altered
 from tests.fuzz.mutations import Mutation, flipped, header_altered, json_altered
 from tests.identities import make_identity, make_scales
@@ -145,10 +153,6 @@ def _checkpoint(path: Path) -> None:
 
     names = ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight")
     save_file({name: torch.zeros(4, 4, 3, 3) for name in names}, path)
-
-
-def _whole_checkpoint(path: Path) -> None:
-    write_single_file(path, load_base())
 
 
 def _with_config_of(part: str) -> tuple[Write, Read]:
@@ -304,8 +308,14 @@ READERS = {
         ".safetensors", _transformer_predictor, open_predictor, header_altered
     ),
     "loading.load_base": Reader(".safetensors", _checkpoint, load_base, header_altered),
-    "loading.load_base of a whole checkpoint": Reader(
-        ".safetensors", _whole_checkpoint, lambda path: load_base(path).modules(), header_altered, True, share=0.1
+    "loading.load_base that draws a checkpoint": Reader(
+        ".safetensors", write_checkpoint, drawn_by, checkpoint_altered, is_tolerant=True, share=0.1
+    ),
+    "loading.load_base that draws with a flat VAE": Reader(
+        ".safetensors", write_checkpoint_of_a_flat_vae, drawn_by, checkpoint_altered, is_tolerant=True, share=0.1
+    ),
+    "loading.load_base that draws a folder": Reader(
+        ".zip", write_folder, read_folder, folder_altered, is_tolerant=True, names_the_file=False, share=0.1
     ),
     "loading.load_base of a folder": Reader(
         ".json", *_with_config_of("unet"), json_altered, True, names_the_file=False, share=0.1

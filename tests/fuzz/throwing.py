@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -39,8 +39,8 @@ def good_content(reader: Reader, folder: Path) -> bytes:
     return content
 
 
-def throw(name: str, content: bytes, seed: int, folder: Path) -> bool:
-    """Throw the input of that seed; whether it was refused.
+def throw(name: str, content: bytes, seed: int, folder: Path, before: Callable[[], object] = lambda: None) -> bool:
+    """Throw the input of that seed, which is made first, then `before` is called; whether it was refused.
 
     Raises:
         Wrong: what came back is neither a sane value nor a sentence of ours.
@@ -48,6 +48,7 @@ def throw(name: str, content: bytes, seed: int, folder: Path) -> bool:
     reader, chance = READERS[name], random.Random(f"{name}/{seed}")
     place = folder / f"altered{reader.ending}"
     place.write_bytes(reader.alter(content, chance))
+    before()
     try:
         value = reader.read(place)
     except HyperDreamError as error:
@@ -114,11 +115,14 @@ def _throw_many(name: str, first: int, count: int, folder: Path) -> None:
     first_file.unlink()
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + BYTES, most))
+
+    def start_the_clock() -> None:
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+
     for seed in range(first, first + count):
         print(json.dumps({"name": name, "seed": seed}), flush=True)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            outcome = "refused" if throw(name, content, seed, folder) else "read"
+            outcome = "refused" if throw(name, content, seed, folder, start_the_clock) else "read"
         except Wrong as error:
             outcome = str(error)
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.nodes.pack import load_pack_module
 from tests.nodes.test_library_routes import JSON, talk
 from tests.pipelines.test_library import put, stored  # noqa: F401
 
@@ -156,3 +157,24 @@ def test_a_body_that_breaks_off_or_lies_about_its_length_deletes_nobody(
 
     talk(tmp_path, conversation)
     assert path.read_bytes() == stored
+
+
+def test_who_hangs_up_in_the_middle_of_a_body_is_no_error_of_the_servers(tmp_path: Path) -> None:
+    from aiohttp import web
+
+    class HungUp:
+        headers = JSON
+
+        @property
+        def content(self) -> HungUp:
+            return self
+
+        async def read(self, most: int) -> bytes:
+            raise ConnectionResetError("Connection lost")
+
+    routes = web.RouteTableDef()
+    load_pack_module("nodes.library.library_routes").register(routes, lambda: [tmp_path])
+    for route in routes:
+        if isinstance(route, web.RouteDef) and route.method == "POST":
+            answer = asyncio.run(route.handler(HungUp()))  # type: ignore[arg-type]
+            assert answer.status == 400 and "broke off" in answer.text  # type: ignore[union-attr, operator]

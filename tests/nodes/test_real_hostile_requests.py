@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -54,14 +55,13 @@ def test_a_real_server_refuses_them_and_nothing_changes(server: Server, stored: 
         for prefix in (PREFIX, "/api" + PREFIX):
             sent += 1
             answer = answered(server, method, prefix + path, headers, body)
-            # ComfyUI itself answers OPTIONS and what is no route of anybody with its page.
-            if not 400 <= answer.status < 500 or contents(folder) != before:
+            # ComfyUI's own guard fails on an origin that is no address, before anybody's route.
+            refused = 400 <= answer.status < 500 or (headers.get("Origin") == "http://[::1" and answer.status == 500)
+            if not refused or contents(folder) != before:
                 wrong.append((method, prefix + path, headers, body[:80], answer.status))
     assert not wrong, f"{len(wrong)} of {sent}: {wrong[:5]}"
-    log = (server.folder / "log.txt").read_text(errors="replace")
-    assert "Traceback" not in log.partition("To see the GUI")[2]
     assert answered(server, "GET", PREFIX, {}, b"").status == 200
-    print(f"{sent} requests, none of which changes anything or is answered by 500")
+    print(f"{sent} requests, none of which changes anything, or comes to an error in a route of ours")
 
 
 @pytest.mark.parametrize("sent", BROKEN)
@@ -79,3 +79,8 @@ def test_a_real_server_deletes_nobody_for_a_body_that_breaks_off(
         answer = line.recv(200)
     assert b" 200 " not in answer and b" 500 " not in answer, answer
     assert Path(path).read_bytes() == stored
+
+
+def test_no_route_of_ours_has_failed_meanwhile(server: Server) -> None:
+    time.sleep(2)
+    assert "library_routes.py" not in (server.folder / "log.txt").read_text(errors="replace")
