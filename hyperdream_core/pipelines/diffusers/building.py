@@ -79,7 +79,7 @@ def check_settings(path: Path, config: Mapping[str, Any], expected: Mapping[str,
     """
     for key, right in expected.items():
         found = config.get(key)
-        levels = list(right) if isinstance(right, (list, tuple)) else [right]
+        levels = list(right) if isinstance(right, tuple) else [right] * (len(found) if isinstance(found, list) else 1)
         alike = found if isinstance(found, list) else [found] * len(levels)
         if found is not None and not _are_equal(alike, levels):
             raise FileFormatError(

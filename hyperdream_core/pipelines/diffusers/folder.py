@@ -51,6 +51,18 @@ _ALL_UNETS = {
     "timestep_post_act": None,
 }
 """What all UNets of the known families have in common and the shapes of their tensors do not show."""
+_DEEP_VAE = {
+    "decoder_act_fns": "silu",
+    "decoder_block_types": "ResBlock",
+    "decoder_conv_act_fn": "relu",
+    "decoder_in_shortcut": True,
+    "decoder_norm_types": "rms_norm",
+    "downsample_block_type": "pixel_unshuffle",
+    "encoder_block_types": "ResBlock",
+    "encoder_out_shortcut": False,
+    "upsample_block_type": "pixel_shuffle",
+}
+"""Of the miniature's VAE likewise."""
 _LARGEST_VOCABULARY = 20_000_000  # bytes
 _ADVICE = "configuration and weights are not of one model; download the folder again"
 
@@ -136,6 +148,7 @@ def _plan_vae(folder: Path, family: BaseFamily | None = None) -> tuple[Plan, flo
         _check_vae(path, config, family)
     name = config.get("_class_name")
     if name == "AutoencoderDC":
+        check_settings(path, config, _DEEP_VAE, "the miniature's VAE")
         return planned(deep_autoencoder(config), weights, Source, ("",), _ADVICE), scaling_factor
     kind = AutoencoderTiny if name == "AutoencoderTiny" else AutoencoderKL
     known = _known(kind, config)

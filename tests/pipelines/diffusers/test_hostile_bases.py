@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hyperdream_core.bundled import bundled_weights
 from hyperdream_core.cli.commands.inspect import format_report, inspect_file
 from hyperdream_core.errors import BaseMismatchError, FileFormatError
+from hyperdream_core.pipelines.diffusers.folder import load_vae
 from hyperdream_core.pipelines.diffusers.loading import base_family, load_base
 from hyperdream_core.pipelines.diffusers.weights import WeightFiles
 
@@ -177,6 +179,21 @@ def test_a_configuration_that_is_not_of_its_weights_is_refused_before_anything_i
     file.write_text(json.dumps(config))
     with pytest.raises(FileFormatError, match=words):
         load_base(tmp_path / "base")
+
+
+@pytest.mark.usefixtures("nothing_read")
+@pytest.mark.parametrize(
+    "entries", [{"decoder_act_fns": ["silu", "silu", "silu", "relu"]}, {"decoder_in_shortcut": False},
+                {"decoder_norm_types": 3}, {"encoder_out_shortcut": 0}]
+)  # fmt: skip
+def test_a_miniature_whose_vae_would_draw_otherwise_is_refused(entries: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "vae"
+    shutil.copytree(bundled_weights() / "miniature" / "base" / "vae", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **entries}))
+    (entry,) = entries
+    with pytest.raises(FileFormatError, match=rf"says {entry} .*, but the weights beside it are the miniature's VAE"):
+        load_vae(folder, torch.float32)
 
 
 def link(source: str, target: str) -> None:
