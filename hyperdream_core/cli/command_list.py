@@ -10,6 +10,7 @@ from .commands import (
     corpus_collect,
     corpus_encode,
     corpus_inspect,
+    corpus_invent,
     draw,
     evaluate,
     export,
@@ -103,6 +104,13 @@ COMMANDS = {
                 "FOLDER",
                 "Find the face in every photograph, cut it out, and keep it with its caption; a photograph without one "
                 "is listed with the reason.",
+            ),
+            "invent": Command(
+                "people that the base itself makes up, drawn in several contexts, with their identities; resumable",
+                corpus_invent.add_flags,
+                corpus_invent.run,
+                details="An identity drawn at random is a person. The base draws each in several contexts, pictures "
+                "of somebody else are left out, and the identities are kept as what a predictor should answer.",
             ),
             "encode": Command(
                 "a base's latents of its pictures, and an image encoder's view of its references; resumable",

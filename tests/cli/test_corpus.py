@@ -101,6 +101,24 @@ def test_what_cannot_be_a_corpus_is_refused_before_anything_is_loaded(
     assert "so it is no image encoder" in refused("corpus", "encode", "corpus", "--image-encoder", "empty")
 
 
+def test_people_are_invented_from_nothing_and_from_a_folder_of_identities(
+    run: Callable, refused: Callable, folder: Path, identity: Path
+) -> None:
+    words = ("corpus", "invent", "--base", "base", "--people", "3", "--pictures", "2", "--steps", "1", "--no-filter")
+    report = run(*words, "--out", "invented", "--json").json
+    assert report["subjects"] == 3 and report["pictures"] == 6 and report["parts"]["identities"]["shards"] == 1
+    assert report["sources"][0]["kind"] == "invented" and "0.3 of each layer" in report["sources"][0]["prior"]
+    (folder / "one").mkdir()
+    shutil.copy(identity, folder / "one")
+    assert "needs 2 or more identities, got 1" in refused(*words, "--identities", "one", "--out", "other")
+    shutil.copy(identity, folder / "one" / "other.safetensors")
+    (folder / "contexts.txt").write_text("calm, photo\n\nsad, photo\n")
+    report = run(*words, "--identities", "one", "--contexts", "contexts.txt", "--out", "other", "--json").json
+    assert "Gaussian of 2 identities" in report["sources"][0]["prior"] and report["sources"][0]["contexts"] == 2
+    (folder / "contexts.txt").write_text("\n")
+    assert "holds no context" in refused(*words, "--contexts", "contexts.txt", "--out", "third")
+
+
 @pytest.fixture(scope="module")
 def commands() -> Iterator[Commands]:
     with Commands() as running:

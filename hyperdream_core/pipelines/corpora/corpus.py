@@ -28,7 +28,7 @@ _REMEDY = {
     "pictures": "the same `hyperdream corpus collect` goes on from there",
     "latents": "`hyperdream corpus encode` makes the rest",
     "features": "`hyperdream corpus encode` with --image-encoder makes the rest",
-    "identities": "make the rest as they were begun",
+    "identities": "`hyperdream corpus invent` stores them, and goes on from there",
 }
 _STACKS = {"references": "pictures", "pictures": "pictures", "latents": "latents", "tokens": "features",
            "pooled": "features"}  # fmt: skip
@@ -98,6 +98,10 @@ class Corpus:
     def is_whole(self, part: str) -> bool:
         """Whether all of a part is there."""
         return len(self.finished(part)) == self.manifest.shards
+
+    def of_shard(self, index: int) -> list[int]:
+        """Numbers of the subjects of a shard."""
+        return [row for row, place in enumerate(self._places) if place.shard == index]
 
     @cached_property
     def reference_counts(self) -> Tensor:
@@ -273,7 +277,7 @@ class Corpus:
     def _check_length(self, part: str, index: int, tensors: Mapping[str, Tensor]) -> None:
         """See that a shard has a row for everything that it was made of."""
         pictures = self._mapped.get(("pictures", index), {})
-        subjects = sum(place.shard == index for place in self._places) if part == "identities" else 0
+        subjects = len(self.of_shard(index)) if part == "identities" else 0
         for name, stack in tensors.items():
             of = "references" if name in _OF_REFERENCES else "pictures"
             expected = subjects if part == "identities" else len(pictures[of]) if of in pictures else -1

@@ -27,7 +27,7 @@ ANEW = {
     "pictures": "the same `hyperdream corpus collect` makes it anew",
     "latents": "`hyperdream corpus encode` makes it anew",
     "features": "`hyperdream corpus encode` with --image-encoder makes it anew",
-    "identities": "what made it makes it anew",
+    "identities": "the same `hyperdream corpus invent` makes it anew",
 }
 """Part -> how a damaged shard of it is had again."""
 
