@@ -12,6 +12,7 @@ from ..flags import add_config_flags, config_from_flags, finite_number, place, w
 from .corpus_collect import add_out
 
 if TYPE_CHECKING:
+    from ...faces.recognizer import Recognizer
     from ...pipelines.corpora.invented import Invented
     from ...pipelines.corpora.prior import Prior
     from ...pipelines.diffusers.diffusers_base import DiffusersBase
@@ -75,8 +76,6 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
 
 def _source(arguments: argparse.Namespace, console: Console) -> Invented:
     from ...faces.detectors import open_detector
-    from ...faces.recognizer import OnnxRecognizer
-    from ...miniature.companions import companions_of
     from ...pipelines.corpora.invented import CONTEXTS, InventConfig, Invented
     from ...pipelines.drawing.draw import DrawConfig
 
@@ -84,11 +83,7 @@ def _source(arguments: argparse.Namespace, console: Console) -> Invented:
     drawing = config_from_flags(DrawConfig, arguments)
     contexts = CONTEXTS if arguments.contexts is None else _contexts(arguments.contexts)
     base = BaseChoice.of(arguments).load(console)
-    recognizer, detector = None, None
-    if arguments.filter and arguments.recognizer is not None:
-        recognizer = OnnxRecognizer([arguments.recognizer])
-    elif arguments.filter:
-        recognizer = companions_of(base.family.name).own_recognizer()
+    recognizer, detector = _recognizer(arguments, base.family.name), None
     if recognizer is not None and recognizer.needs_landmarks:
         detector, notes = open_detector()
         console.note(notes)
@@ -98,6 +93,18 @@ def _source(arguments: argparse.Namespace, console: Console) -> Invented:
         base=base, fingerprint=base.fingerprint(), prior=_prior(arguments, base), config=config, drawing=drawing,
         contexts=contexts, recognizer=recognizer, detector=detector,
     )  # fmt: skip
+
+
+def _recognizer(arguments: argparse.Namespace, family: str) -> Recognizer | None:
+    """Who tells people apart: the one that was named, or the family's own."""
+    from ...faces.recognizer import OnnxRecognizer
+    from ...miniature.companions import companions_of
+
+    if not arguments.filter:
+        return None
+    if arguments.recognizer is not None:
+        return OnnxRecognizer([arguments.recognizer])
+    return companions_of(family).own_recognizer()
 
 
 def _prior(arguments: argparse.Namespace, base: DiffusersBase) -> Prior:
