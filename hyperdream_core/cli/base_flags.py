@@ -27,7 +27,7 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_base_flags(parser: argparse.ArgumentParser) -> None:
+def add_base_flags(parser: argparse.ArgumentParser, may_be_quantized: bool = True) -> None:
     """Which base, and where it runs."""
     parser.add_argument(
         "--base",
@@ -45,6 +45,8 @@ def add_base_flags(parser: argparse.ArgumentParser) -> None:
         help="what the base predicts, against whatever its files say (default: as they say; where they say nothing, "
         "what is usual in its family, and a note says so)",
     )
+    if not may_be_quantized:
+        return
     parser.add_argument(
         "--quantize",
         choices=("int8", "int4", "nf4"),
@@ -71,7 +73,7 @@ class BaseChoice:
             device=arguments.device,
             dtype=arguments.dtype,
             prediction_type=arguments.prediction_type,
-            quantize=arguments.quantize,
+            quantize=getattr(arguments, "quantize", None),
         )
 
     @property

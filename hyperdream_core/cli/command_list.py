@@ -21,6 +21,7 @@ from .commands import (
     polish,
     predict,
     prepare,
+    train_hypernetwork,
 )
 from .console import Console, Outcome
 
@@ -123,6 +124,21 @@ COMMANDS = {
                 corpus_inspect.add_flags,
                 corpus_inspect.run,
                 "DIR",
+            ),
+        },
+    ),
+    "train": Command(
+        "train a predictor for a checkpoint",
+        _no_flags,
+        None,
+        below={
+            "hypernetwork": Command(
+                "a corpus and a checkpoint to a predictor, in one file; resumable",
+                train_hypernetwork.add_flags,
+                train_hypernetwork.run,
+                "--corpus DIR",
+                "Learn to see in a reference how the checkpoint must change to draw its subject. With --plan it only "
+                "says what this would cost.",
             ),
         },
     ),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..bases import BaseFamily
 from ..config import config_to_json
-from ..errors import Cancelled, ConfigError
+from ..errors import Cancelled, ConfigError, quoted
 from ..faces.prepared_faces import Faces
 from ..formats.file_names import check_name
 from ..formats.identity_file import write_identity
@@ -194,11 +194,14 @@ class _Job:
             self.prompts.append(insert_identifier(prompt, words.identifier, words.class_noun, missing))
         self.notes += check_prompts(self.base, self.prompts, words.identifier)
         fingerprint = getattr(self.base, "fingerprint", None)
-        trained_on = predictor.fingerprint if predictor is not None else ""
-        if trained_on and fingerprint is not None and fingerprint() != trained_on:
-            self.notes.append(
-                "the predictor was trained on another checkpoint of this family; likeness before polishing may be lower"
-            )
+        if predictor is not None and predictor.fingerprint and fingerprint is not None:
+            theirs, ours = predictor.fingerprint, fingerprint()
+            if theirs != ours:
+                named = quoted(predictor.training.get("base") or "not named", 60)
+                self.notes.append(
+                    f"the predictor was trained on another checkpoint of this family ({named}, {theirs[:8]}) than the "
+                    f"one at work ({ours[:8]}); likeness before polishing may be lower"
+                )
 
     def make(self, predictor: Predictor | None, companions: Companions | None) -> None:
         """Predict if there is a predictor, and polish."""

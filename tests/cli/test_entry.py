@@ -17,7 +17,10 @@ from hyperdream_core.cli.commands import inspect
 from hyperdream_core.errors import Cancelled, ConfigError
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("personalize", "prepare", "predict", "polish", "draw", "export", "inspect", "evaluate", "miniature")
+NAMES = (
+    "personalize", "prepare", "predict", "polish", "draw", "export", "inspect", "evaluate", "corpus", "train",
+    "miniature",
+)  # fmt: skip
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
@@ -39,10 +42,15 @@ def test_the_module_runs_as_the_console_script_does() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flag_has_help(name: str) -> None:
     parser = entry.build_parser([name])
-    below = parser._subparsers._group_actions[0].choices[name]  # type: ignore[union-attr, index, call-overload]
-    missing = [action.option_strings or action.dest for action in below._actions if not action.help]
-    assert name == "miniature" or not missing
-    assert "(default: )" not in below.format_help()
+    chosen = parser._subparsers._group_actions[0].choices[name]  # type: ignore[union-attr, index, call-overload]
+    # Of a command with a second word, the flags of each.
+    parsers = [chosen]
+    if command_list.COMMANDS[name].below:
+        parsers = list(chosen._subparsers._group_actions[0].choices.values())
+        assert len(parsers) == len(command_list.COMMANDS[name].below)
+    for one in parsers:
+        assert not [action.option_strings or action.dest for action in one._actions if not action.help]
+        assert "(default: )" not in one.format_help()
 
 
 @pytest.mark.parametrize(

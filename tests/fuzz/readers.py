@@ -55,6 +55,7 @@ from hyperdream_core.pipelines.predictors.hypernetwork_predictor import read_hyp
 from hyperdream_core.pipelines.predictors.predictor import open_predictor
 from hyperdream_core.pipelines.scores import Interval, MethodScores
 from hyperdream_core.pipelines.training.checkpoint import TrainingCheckpoint
+from hyperdream_core.pipelines.training.training_log import TrainingLog
 from tests.fuzz.good_bases import (
     checkpoint_altered,
     drawn_by,
@@ -216,6 +217,22 @@ def _trained(path: Path) -> object:
     return {"step": checkpoint.resume(), "trained": dict(checkpoint.trained), "losses": checkpoint.losses}
 
 
+def _table(path: Path) -> None:
+    log = TrainingLog(path.parent / "table", every=1)
+    for step in range(1, 4):
+        log.add(step, 0.5 / step, 1e-3, 2.0 * step, {"right at 0.95": 0.25} if step == 2 else {})
+    log.write()
+    shutil.copyfile(log.table, path)
+
+
+def _rows(path: Path) -> object:
+    log = TrainingLog(path.parent / "read", every=1)
+    log.folder.mkdir(exist_ok=True)
+    shutil.copyfile(path, log.table)
+    log.go_on(3)
+    return log.rows
+
+
 def _row(path: Path) -> None:
     per_person, one = torch.tensor([0.5, 0.25]), Interval(0.5, 0.4, 0.6)
     with tempfile.TemporaryDirectory() as folder:
@@ -342,6 +359,7 @@ READERS = {
     "checkpoint.TrainingCheckpoint": Reader(
         ".safetensors", lambda path: _training(path, 3).save(3), _trained, header_altered
     ),
+    "training_log.TrainingLog": Reader(".csv", _table, _rows, is_tolerant=True),
     "judges.load_judges": Reader(".safetensors", _judge, _judges, header_altered, names_the_file=False),
     "kept_rows.kept_row": Reader(".json", _row, _kept, json_altered, is_tolerant=True, may_be_nan=True),
     "json_text.read_json": Reader(".json", _settings, read_json, json_altered, is_tolerant=True),

@@ -71,6 +71,17 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process: of several on GPUs each has one of its own."""
+    from accelerate import PartialState
+
+    # Whoever asks first decides where Accelerate is at work in this process.
+    state = PartialState(cpu=device.type == "cpu")
+    if device.type == "cpu":
+        return device
+    return torch.device(state.device) if state.num_processes > 1 else device
+
+
 def _starter(processes: int, device: torch.device) -> Callable[[Callable[..., None], tuple[Any, ...]], None]:
     """How Accelerate starts them: on the cores of this machine, or on its GPUs."""
     from accelerate import debug_launcher, notebook_launcher

@@ -50,7 +50,7 @@ class TrainingConfig:
     micro_batch: int = 0
     """Rows that a process computes at once; fewer take less memory, for the same result. 0 takes all of its share."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Numbers of the forward and backward pass; weights, averages and the optimiser stay in fp32."""
+    """Numbers of the network's forward and backward pass; its weights, averages and the optimiser stay in fp32."""
     recompute: bool = False
     """Compute the insides of the base's blocks twice rather than keep them: less memory, a third more time."""
     compiler: str = ""

@@ -1,15 +1,18 @@
-"""A corpus in memory: a few subjects with noise for pictures."""
+"""Subjects with noise for pictures: a corpus in memory, and a source of one on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hyperdream_core.models.image_encoder import ImageFeatures
 from hyperdream_core.ops.lidb import LidbCoefficients
+from hyperdream_core.pipelines.corpora.subjects import Group, Subject, SubjectEntry
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -55,3 +58,24 @@ class InMemory:
         return {
             "layer": LidbCoefficients(subjects[:, None, None].float().expand(-1, 1, 5), torch.ones(len(subjects), 7, 1))
         }
+
+
+class Noise:
+    """Six people with two pictures of noise each, in two shards."""
+
+    def lengths(self) -> list[int]:
+        return [3, 3]
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "noise"}
+
+    def plan(self) -> str:
+        return "0" * 64
+
+    def group(self, index: int, size: int, said: Callable[[], None]) -> Group:
+        subjects = []
+        for number in range(3 * index, 3 * index + 3):
+            pictures = torch.randint(0, 255, (2, 3, size, size), generator=torch.Generator().manual_seed(number))
+            entry = SubjectEntry(name=f"p{number}", references=(0, 1), pictures=(0, 1), captions=("", "smiling"))
+            subjects.append(Subject(entry=entry, references=pictures.byte(), pictures=pictures.byte()))
+        return Group(subjects=subjects)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -106,6 +108,24 @@ def test_a_training_goes_on_with_another_number_of_processes(tmp_path: Path) -> 
         torch.testing.assert_close(weights(place), at_once, **ROUNDING)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("killed_at", [1, 2, 5])
+def test_a_training_killed_at_any_step_comes_to_the_same_bytes(killed_at: int, tmp_path: Path) -> None:
+    def kill(moment: Moment) -> None:
+        if moment.step == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        train(Curve(), draw, CONFIG, tmp_path / "killed", watch=kill)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert (tmp_path / "killed").exists() == (killed_at >= CONFIG.save_every)
+    _train(tmp_path / "killed", False)
+    _train(tmp_path / "at-once", False)
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "at-once").read_bytes()
+
+
 class Filter(nn.Module):
     """A convolution whose weights lie in memory channels last."""
 
@@ -180,6 +200,12 @@ def test_float16_without_a_gpu_is_refused_before_the_first_step(tmp_path: Path) 
     with pytest.raises(ConfigError, match="precision fp16 needs a GPU; use bf16 or fp32 on a CPU"):
         weights(tmp_path / "checkpoint", replace(CONFIG, precision="fp16"))
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    there = torch.cuda.device_count()
+    with pytest.raises(ConfigError, match=f"{there + 2} processes need as many GPUs, and {there} can be used here"):
+        launch(_train, (Path(), False), there + 2, "cuda")
 
 
 def test_a_gradient_scaler_goes_on_where_it_was(tmp_path: Path) -> None:
