@@ -105,7 +105,7 @@ def errors(pictures: int, groups: list[int]) -> Iterator[str]:
         yield f"| {' | '.join(columns + [f'{one:.4f}' for one in [*found, sum(found) / len(found)]])} |"
 
 
-def step_seconds(family_name: str, pixels: int, kinds: list[str], rounds: int = 5) -> dict[str, float]:
+def step_seconds(family_name: str, pixels: int, kinds: list[str], rounds: int) -> dict[str, float]:
     """Least processor time of a forward and backward through the UNet, in full precision and by kind."""
     family = get_base(family_name)
     like = without_effect(family, [None], ("attention", 50, 100))
@@ -135,6 +135,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8, metavar="N", help="people to measure on (default: 8)")
     parser.add_argument("--groups", type=int, nargs="*", default=[], metavar="N", help="other inputs a scale; 0: all")
     parser.add_argument("--step", nargs="*", default=[], metavar="FAMILY:PIXELS", help="time steps, such as sd15:256")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), metavar="KIND", help="that --step times")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of --step (default: 5)")
     parser.add_argument("--no-errors", action="store_true", help="only what --step asks for")
     arguments = parser.parse_args()
     if not arguments.no_errors:
@@ -142,7 +144,7 @@ def main() -> None:
             print(line, flush=True)
     for one in arguments.step:
         family, _, pixels = one.partition(":")
-        found = step_seconds(family, int(pixels), list(KINDS))
+        found = step_seconds(family, int(pixels), arguments.kinds, arguments.rounds)
         print(
             f"{one}, seconds a step: " + ", ".join(f"{k} {s:.3f} (x {s / found['full']:.2f})" for k, s in found.items())
         )

@@ -18,3 +18,11 @@ class LayerChange(Protocol):
     def to(self, device: torch.device) -> LayerChange:
         """The same change on a device."""
         ...
+
+    def rows(self, rows: slice) -> LayerChange:
+        """The changes of some of its samples; one that all share is itself."""
+        ...
+
+    def repeat_each(self, count: int) -> LayerChange:
+        """Every sample's change so many times in a row; one that all share is itself."""
+        ...

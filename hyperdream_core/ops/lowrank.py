@@ -31,6 +31,16 @@ class LoraPair:
         """The same pair on a device."""
         return LoraPair(self.down.to(device), self.up.to(device))
 
+    def rows(self, rows: slice) -> LoraPair:
+        """The pairs of some of its samples; one that all share is itself."""
+        return self if self.samples is None else LoraPair(self.down[rows], self.up[rows])
+
+    def repeat_each(self, count: int) -> LoraPair:
+        """Every sample's pair so many times in a row; one that all share is itself."""
+        if self.samples is None:
+            return self
+        return LoraPair(self.down.repeat_interleave(count, 0), self.up.repeat_interleave(count, 0))
+
 
 def delta(pair: LoraPair) -> Tensor:
     """The weight change (..., o, i) that the pair stands for."""

@@ -13,6 +13,7 @@ Source: PEQA, arXiv:2305.14152 (output side only); TuneQDM's multi-channel-wise 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,4 +36,15 @@ class ScaleChange:
 
     def to(self, device: torch.device) -> ScaleChange:
         """The same change on a device."""
-        return ScaleChange(self.scale_out.to(device), None if self.scale_in is None else self.scale_in.to(device))
+        return self._with(lambda side: side.to(device))
+
+    def rows(self, rows: slice) -> ScaleChange:
+        """The changes of some of its samples; one that all share is itself."""
+        return self if self.samples is None else self._with(lambda side: side[rows])
+
+    def repeat_each(self, count: int) -> ScaleChange:
+        """Every sample's change so many times in a row; one that all share is itself."""
+        return self if self.samples is None else self._with(lambda side: side.repeat_interleave(count, 0))
+
+    def _with(self, function: Callable[[Tensor], Tensor]) -> ScaleChange:
+        return ScaleChange(function(self.scale_out), None if self.scale_in is None else function(self.scale_in))

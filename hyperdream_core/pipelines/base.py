@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bases import BaseFamily
+from ..ops.changes import LayerChange
 from ..ops.finite import sound
-from ..ops.lowrank import LoraPair
 from ..ops.noise import NoiseProcess
 
 
@@ -85,7 +85,7 @@ class Base(Protocol):
         ...
 
     def adapted(
-        self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
+        self, pairs: Mapping[str, LayerChange], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> AbstractContextManager[None]:
         """Run with live adapters, by canonical layer name; see `models.adapted_linear.live`."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from ...hyperdream_core.bases import UNET, BaseFamily
 from ...hyperdream_core.bases.keys import to_ldm
 from ...hyperdream_core.errors import ConfigError
 from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.ops.changes import LayerChange
 from ...hyperdream_core.ops.lowrank import LoraPair
 from ...hyperdream_core.pipelines.drawing.guidance_config import GuidanceConfig
 from ...hyperdream_core.pipelines.drawing.guided_step import Guidance
@@ -105,7 +106,9 @@ def guided(
     return Guided(guidance.with_guidance(model, mixed), positive, negative, said)
 
 
-def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceConfig) -> tuple[ResolvedSubject, Pairs]:
+def _resolved(
+    connected: ConnectedSubject, family: BaseFamily, config: GuidanceConfig
+) -> tuple[ResolvedSubject, Mapping[str, LoraPair]]:
     """The subject with its pairs named as the UNet names its layers, and the CLIP's weights that it changes."""
     adapter = connected.adapter
     of_unet: Identity | Pairs = adapter if isinstance(adapter, Identity) else adapter.unet
@@ -121,11 +124,11 @@ def _resolved(connected: ConnectedSubject, family: BaseFamily, config: GuidanceC
     return replace(subject, neutral=_of_unet(subject.neutral, family), mask=connected.mask), text
 
 
-def _of_unet(pairs: Pairs, family: BaseFamily) -> dict[str, LoraPair]:
+def _of_unet(pairs: Pairs, family: BaseFamily) -> dict[str, LayerChange]:
     return {to_ldm(name, family): pair for name, pair in pairs.items() if family.part_of(name) == UNET}
 
 
-def _with_text(clip: Any, pairs: Pairs, strength: float) -> Any:
+def _with_text(clip: Any, pairs: Mapping[str, LoraPair], strength: float) -> Any:
     return patches.clip_with_weights(clip, pairs, strength) if pairs and strength != 0 else clip
 
 

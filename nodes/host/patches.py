@@ -11,6 +11,7 @@ from comfy.weight_adapter import LoRAAdapter
 from ...hyperdream_core.bases import BaseFamily
 from ...hyperdream_core.bases.keys import to_ldm
 from ...hyperdream_core.errors import BaseMismatchError
+from ...hyperdream_core.ops.changes import LayerChange
 from ...hyperdream_core.ops.lowrank import LoraPair
 
 _LIVE_KEY = "hyperdream"
@@ -75,6 +76,6 @@ def text_weight(name: str, family: BaseFamily) -> str:
     return f"{_text_layer(name, family)}.weight"
 
 
-def text_layers(pairs: Mapping[str, LoraPair], family: BaseFamily) -> dict[str, LoraPair]:
+def text_layers(pairs: Mapping[str, LayerChange], family: BaseFamily) -> dict[str, LayerChange]:
     """The pairs under the names that layers have within a CLIP's own module."""
     return {_text_layer(name, family): pair for name, pair in pairs.items()}

@@ -15,7 +15,7 @@ from ...hyperdream_core.errors import BaseMismatchError, ConfigError
 from ...hyperdream_core.models.adapted_linear import live
 from ...hyperdream_core.models.one_thread import alone_with
 from ...hyperdream_core.models.recomputed import recomputed
-from ...hyperdream_core.ops.lowrank import LoraPair
+from ...hyperdream_core.ops.changes import LayerChange
 from ...hyperdream_core.pipelines.base import Conditioning
 from ..host import models, patches, run, training
 
@@ -107,7 +107,7 @@ class ComfyBase:
 
     @contextmanager
     def adapted(
-        self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
+        self, pairs: Mapping[str, LayerChange], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
         """Run with live adapters by canonical layer name; those of text encoders act in `encode_prompt`.
 

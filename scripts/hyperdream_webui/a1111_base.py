@@ -19,7 +19,7 @@ from hyperdream_core.bases.keys import to_ldm
 from hyperdream_core.errors import BaseMismatchError, ConfigError
 from hyperdream_core.models.adapted_linear import live
 from hyperdream_core.models.one_thread import alone_with
-from hyperdream_core.ops.lowrank import LoraPair
+from hyperdream_core.ops.changes import LayerChange
 from hyperdream_core.ops.noise import DiscreteDiffusion, NoiseProcess, to_t
 from hyperdream_core.pipelines.base import Conditioning
 
@@ -58,7 +58,7 @@ class LoadedBase:
 
     @contextmanager
     def adapted(
-        self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
+        self, pairs: Mapping[str, LayerChange], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
         """Run with live adapters by canonical layer name; those of the text encoder act in `encode_prompt`."""
         text = {name: pair for name, pair in pairs.items() if self.family.part_of(name) != UNET}

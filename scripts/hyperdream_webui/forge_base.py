@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hyperdream_core.errors import ConfigError
 from hyperdream_core.models.one_thread import alone_with
-from hyperdream_core.ops.lowrank import LoraPair
+from hyperdream_core.ops.changes import LayerChange
 from hyperdream_core.ops.noise import DiscreteDiffusion, to_t
 from hyperdream_core.pipelines.base import Conditioning
 
@@ -52,7 +52,7 @@ class ForgeBase(LoadedBase):
 
     @contextmanager
     def adapted(
-        self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
+        self, pairs: Mapping[str, LayerChange], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
         """As in Automatic1111, and with residuals that leave their input as it is."""
         with ExitStack() as stack:

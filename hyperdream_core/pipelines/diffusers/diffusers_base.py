@@ -17,7 +17,7 @@ from ...bases import UNET, BaseFamily
 from ...errors import ConfigError
 from ...models.adapted_linear import live
 from ...models.one_thread import alone_with
-from ...ops.lowrank import LoraPair
+from ...ops.changes import LayerChange
 from ...ops.noise import NoiseProcess
 from ..base import Conditioning
 
@@ -126,7 +126,7 @@ class DiffusersBase:
 
     @contextmanager
     def adapted(
-        self, pairs: Mapping[str, LoraPair], strength: float | Tensor = 1.0, samples_each: int = 1
+        self, pairs: Mapping[str, LayerChange], strength: float | Tensor = 1.0, samples_each: int = 1
     ) -> Iterator[None]:
         """Run with live adapters by canonical layer name; those of text encoders act in `encode_prompt`.
 
@@ -151,12 +151,12 @@ class DiffusersBase:
             digest.update(sample.numpy().astype("<f2").tobytes())
         return digest.hexdigest()
 
-    def _split(self, pairs: Mapping[str, LoraPair]) -> list[tuple[nn.Module, dict[str, LoraPair]]]:
+    def _split(self, pairs: Mapping[str, LayerChange]) -> list[tuple[nn.Module, dict[str, LayerChange]]]:
         """The pairs of each network, under the layers' names within it."""
         networks: dict[str, nn.Module] = {UNET: self.unet}
         # A base may come without text encoders, where prompts are encoded already: its UNet alone is adapted then.
         networks |= zip((one.name for one in self.family.text_encoders), self.text_encoders, strict=False)
-        parts: dict[str, dict[str, LoraPair]] = {part: {} for part in networks}
+        parts: dict[str, dict[str, LayerChange]] = {part: {} for part in networks}
         for layer, pair in pairs.items():
             part = self.family.part_of(layer)
             name = layer.removeprefix(f"{part}.")

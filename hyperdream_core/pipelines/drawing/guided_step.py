@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from ...ops.changes import LayerChange
 from ...ops.guidance import BranchWeights, combine, composed, rescale
-from ...ops.lowrank import LoraPair
 from .guidance_config import GuidanceConfig, Guide
 from .subjects import Pairs, ResolvedSubject, fitted_masks
 
@@ -224,7 +224,7 @@ class GuidedStep:
 
 
 def _on(subject: ResolvedSubject, device: torch.device) -> ResolvedSubject:
-    def moved(pairs: Pairs) -> dict[str, LoraPair]:
+    def moved(pairs: Pairs) -> dict[str, LayerChange]:
         return {name: pair.to(device) for name, pair in pairs.items()}
 
     return replace(subject, pairs=tuple(moved(one) for one in subject.pairs), neutral=moved(subject.neutral))

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from ...ops.lowrank import LoraPair
 from ..base import Base, Conditioning
 from ..prompts import without_identifier
 from .guided_step import NULL, Part, strengths_by_adapter
@@ -68,13 +67,6 @@ def adapted_parts(base: Base, parts: Sequence[Part], pictures: int) -> Iterator[
             if len(set(strengths)) == 1:
                 stack.enter_context(base.adapted(pairs, strengths[0], len(parts)))
             else:
-                own = {name: _for_each(pair, len(parts)) for name, pair in pairs.items()}
+                own = {name: pair.repeat_each(len(parts)) for name, pair in pairs.items()}
                 stack.enter_context(base.adapted(own, torch.tensor(strengths).repeat(pictures)))
         yield
-
-
-def _for_each(pair: LoraPair, count: int) -> LoraPair:
-    """A picture's own pair for each of its rows; a pair of all pictures as it is."""
-    if pair.down.dim() == 2:
-        return pair
-    return LoraPair(pair.down.repeat_interleave(count, 0), pair.up.repeat_interleave(count, 0))

@@ -12,12 +12,14 @@ from torch import Tensor
 from ...bases import UNET, BaseFamily
 from ...errors import BaseMismatchError, ConfigError
 from ...identity import Adapter
+from ...models.adapted_linear import kind_of
 from ...ops.bands import Band, check_cover, first_components, owner, rank_at, said
 from ...ops.changes import LayerChange
 from ...ops.lowrank import LoraPair, canonicalize
 from .guidance_config import GuidanceConfig
 
-Pairs = Mapping[str, LoraPair]
+Pairs = Mapping[str, LayerChange]
+"""Layer -> its change: low-rank pairs, and with tuned scales those."""
 
 OneAdapter = Adapter | Pairs | None
 """An adapter such as an identity; pairs shared by all pictures or one per picture (leading axis), such as of any LoRA
@@ -75,8 +77,9 @@ class ResolvedSubject:
         pairs = {n: pair for n, pair in self.pairs[self.band(t)].items() if self.family.part_of(n) == UNET}
         if self.rank_share == 1:
             return pairs
-        counts = {name: rank_at(t, pair.rank, math.ceil(self.rank_share * pair.rank)) for name, pair in pairs.items()}
-        return {name: first_components(pair, counts[name]) for name, pair in pairs.items() if counts[name]}
+        low = _low_rank(pairs)
+        counts = {name: rank_at(t, pair.rank, math.ceil(self.rank_share * pair.rank)) for name, pair in low.items()}
+        return {name: first_components(pair, counts[name]) for name, pair in low.items() if counts[name]}
 
     def text_pairs(self, t: float) -> Pairs:
         """Of the text encoders; these act once, at full rank."""
@@ -152,7 +155,7 @@ def _resolved(family: BaseFamily, subject: Subject, config: GuidanceConfig, pict
     if config.strength == 0:
         pairs = [{} for _ in pairs]
     if config.rank_share < 1:
-        pairs = [{name: canonicalize(pair) for name, pair in one.items()} for one in pairs]
+        pairs = [{name: canonicalize(pair) for name, pair in _low_rank(one).items()} for one in pairs]
     if config.guidance == "reference-null" and subject.neutral is None and any(pairs):
         raise ConfigError(
             "guidance 'reference-null' leads away from a neutral reference's adapter, and there is none; predict one "
@@ -183,7 +186,7 @@ def _pieces(family: BaseFamily, band: AdapterBand, pictures: int) -> list[tuple[
         if inner[0] < inner[1]:
             if reached < inner[0]:
                 pieces.append(((reached, inner[0]), {}))
-            pieces.append((inner, _checked_pairs(_low_rank(adapter.changes((start, end))), pictures)))
+            pieces.append((inner, _checked_pairs(adapter.changes((start, end)), pictures)))
             reached = inner[1]
     if reached < band.end:
         pieces.append(((reached, band.end), {}))
@@ -199,7 +202,7 @@ def _neutral_pairs(family: BaseFamily, neutral: OneAdapter, pictures: int) -> Pa
             f"the neutral reference acts in the noise bands {said(neutral.bands)}, but one change for all noise levels "
             "is expected; predict it from a plain grey picture"
         )
-    return _checked_pairs(_low_rank(neutral.changes(neutral.bands[0])), pictures)
+    return _checked_pairs(neutral.changes(neutral.bands[0]), pictures)
 
 
 def _check_family(family: BaseFamily, adapter: Adapter) -> None:
@@ -210,20 +213,21 @@ def _check_family(family: BaseFamily, adapter: Adapter) -> None:
         )
 
 
-def _low_rank(changes: Mapping[str, LayerChange]) -> Pairs:
-    """The changes, which guidance stacks by picture and branch and therefore takes as low-rank pairs only."""
+def _low_rank(changes: Pairs) -> dict[str, LoraPair]:
+    """The changes as pairs, whose rank can be masked."""
     pairs = {name: change for name, change in changes.items() if isinstance(change, LoraPair)}
     for name, change in changes.items():
         if name not in pairs:
             raise ConfigError(
-                f"layer {name!r} of the adapter has a change of the type {type(change).__name__}, but drawing mixes "
-                "low-rank pairs; give it an adapter of those"
+                f"layer {name!r} of the adapter has a {type(change).__name__}, which has no rank to mask over the "
+                "noise; leave rank_share at 1"
             )
     return pairs
 
 
 def _checked_pairs(pairs: Pairs, pictures: int) -> Pairs:
     for name, pair in pairs.items():
+        kind_of(name, pair)
         if pair.samples not in (None, pictures):
             raise ConfigError(
                 f"layer {name!r} has adapters for {pair.samples} pictures, but there are {pictures} prompts; "
@@ -233,6 +237,4 @@ def _checked_pairs(pairs: Pairs, pictures: int) -> Pairs:
 
 
 def _rows(pairs: Pairs, rows: slice) -> Pairs:
-    return {
-        name: LoraPair(pair.down[rows], pair.up[rows]) if pair.down.dim() == 3 else pair for name, pair in pairs.items()
-    }
+    return {name: pair.rows(rows) for name, pair in pairs.items()}
