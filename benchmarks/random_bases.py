@@ -94,10 +94,29 @@ def new_hypernetwork(family: BaseFamily, device: str, dtype: torch.dtype) -> Hyp
 def _new_unet(family: BaseFamily, device: str, dtype: torch.dtype) -> Any:
     from diffusers import UNet2DConditionModel
 
-    # SD 1.x projects into its transformers with 1x1 convolutions: four axes.
-    shapes = {f"{UNET}middle_block.1.proj_in.weight": (1, 1, 1, 1)}
-    with torch.device(device):
-        return _frozen(UNet2DConditionModel(**unet_config(family, shapes)), dtype)
+    # SD 1.x projects into its transformers with 1x1 convolutions: four axes; SDXL is told sizes.
+    shapes: dict[str, tuple[int, ...]] = {f"{UNET}middle_block.1.proj_in.weight": (1, 1, 1, 1)}
+    if family.name in ("sd2", "sdxl"):
+        shapes = {f"{UNET}middle_block.1.proj_in.weight": (1, 1)}
+    if len(family.text_encoders) > 1:
+        shapes[f"{UNET}label_emb.0.0.weight"] = (1280, family.text_encoders[-1].width + 6 * 256)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config(family, shapes))
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.to(dtype)
+    # Filled in the dtype that is asked for: a copy in float32 would be the largest memory of all.
+    unet = unet.to_empty(device=device)
+    if device != "meta":
+        # The same million numbers again and again: to draw SDXL's 2.6 billion takes longer than to train on them.
+        drawn = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device)
+        for name, parameter in unet.named_parameters():
+            if "norm" in name or parameter.dim() < 2:
+                torch.nn.init.constant_(parameter, float(name.endswith("weight")))
+            else:
+                values = (drawn * parameter[0].numel() ** -0.5).to(dtype)
+                for part in parameter.data.view(-1).split(len(values)):
+                    part.copy_(values[: len(part)])
+    return _frozen(unet, dtype)
 
 
 def _frozen(module: Any, dtype: torch.dtype) -> Any:

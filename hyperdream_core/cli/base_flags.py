@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..bases import BaseFamily
     from ..faces.prepared_faces import Faces
     from ..pipelines.diffusers.diffusers_base import DiffusersBase
+    from ..pipelines.polishing.memory import Memory
+    from ..pipelines.polishing.polish_config import PolishConfig
     from .console import Console
 
 
@@ -55,6 +57,23 @@ def add_base_flags(parser: argparse.ArgumentParser, may_be_quantized: bool = Tru
     )
 
 
+def add_memory_flag(parser: argparse.ArgumentParser) -> None:
+    """Whether polishing may take longer in less memory."""
+    parser.add_argument(
+        "--memory",
+        default="automatic",
+        choices=("automatic", "fast", "save-memory"),
+        help="save-memory computes the UNet's blocks twice: a quarter of the memory, a third more time, same result; "
+        "automatic does so where there is no room otherwise, fast never (default: automatic)",
+    )
+
+
+def memory_of(arguments: argparse.Namespace) -> Memory:
+    """What `add_memory_flag` asks for, in the core's words."""
+    memory: Memory = arguments.memory.replace("-", " ")
+    return memory
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseChoice:
     """What `add_base_flags` asks for."""
@@ -82,6 +101,26 @@ class BaseChoice:
         from ..pipelines.diffusers.loading import base_family
 
         return base_family(self.source)
+
+    def check_memory(self, config: PolishConfig, size: int, memory: Memory) -> None:
+        """Refuse polishing for which there will be no room beside the weights, before anything is loaded.
+
+        Args:
+            size: of the pictures, px; 0 takes the base's own.
+
+        Raises:
+            ConfigError: names what would fit.
+        """
+        from ..pipelines.diffusers.loading import base_numbers
+        from ..pipelines.polishing.memory import Room
+        from ..pipelines.polishing.room import free_memory, planned
+
+        family, device = self.family, device_named(self.device)
+        number_size = 4 if self.dtype == "fp32" else 2
+        stored = {None: number_size, "int8": 1.0}.get(self.quantize, 0.5)
+        free = free_memory(device) - stored * base_numbers(self.source)
+        room = Room(free=free, number_size=number_size, device=device.type)
+        planned(family, config, size or family.picture_size, False, room, memory)
 
     def load(self, console: Console) -> DiffusersBase:
         """The base; what had to be assumed of it is said."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .one_thread import alone_with
@@ -36,9 +36,14 @@ def _twice(forward: Any) -> Any:
     def computed_twice(*arguments: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*arguments, **named)
-        return checkpoint(forward, *arguments, use_reentrant=False, **named)
+        return checkpoint(_on_a_copy, forward, *arguments, use_reentrant=False, **named)
 
     return computed_twice
+
+
+def _on_a_copy(forward: Any, *arguments: Any, **named: Any) -> Any:
+    """Blocks of some hosts add to their input in place, and the second time would start from the sum."""
+    return forward(*(one.clone() if isinstance(one, Tensor) else one for one in arguments[:1]), *arguments[1:], **named)
 
 
 def _put_back(block: nn.Module, previous: Any) -> None:

@@ -23,8 +23,10 @@ from ..identity import Identity
 from .base import Base
 from .before_work import bytes_of_identity, check_folder, check_prompts, check_texts
 from .companions import Companions
+from .polishing.memory import Memory, Plan
 from .polishing.polish import Watcher, polish
 from .polishing.polish_config import STEPS_FROM_SCRATCH, PolishConfig
+from .polishing.room import planned, room_of
 from .predictors.predict import PredictConfig
 from .predictors.predictor import Predictor
 from .progress import Progress, no_progress
@@ -43,6 +45,8 @@ class Watch:
     """opens the progress of a stage by its label"""
     polishing: Watcher | None = None
     """sees every step of polishing, and what there is by then"""
+    say: Callable[[str], None] | None = None
+    """hears what is done otherwise than was asked for, as soon as it is known; it is among the notes as well"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,9 @@ class MakeIdentityConfig:
     """Side of the pictures that are polished on, px; 0 takes the base's own."""
     neutral: bool = False
     """Also predict from a plain grey picture, which guidance 'reference-null' leads away from."""
+    memory: Memory = "automatic"
+    """Whether polishing may compute blocks of the UNet twice: `fast` never, `save memory` always, `automatic` where
+    there is no room otherwise."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,6 +105,7 @@ def make_identity(
     companions: Companions | None = None,
     watch: Watch | None = None,
     start: Identity | None = None,
+    plan: Plan | None = None,
 ) -> MadeIdentity:
     """The identity of the faces' subject; the base is as it was afterwards, whatever happens.
 
@@ -109,14 +117,18 @@ def make_identity(
         companions: of the base's family.
         watch: who looks on.
         start: what has been predicted already; takes the predictor's place.
+        plan: for the memory there is, where a host has asked for it already.
 
     Raises:
         BaseMismatchError: the predictor or the start is for another family.
-        ConfigError: nothing to do, settings that contradict each other, or the device ran out of memory.
+        ConfigError: nothing to do, settings that contradict each other, or too little memory.
         Cancelled: stopped before there was anything to keep.
     """
     config, watch = config or MakeIdentityConfig(), watch or Watch()
     check_job(base.family.name, config, predictor, start)
+    plan = plan or plan_for(base, config, predictor is not None or start is not None)
+    if plan.note and watch.say is not None:
+        watch.say(plan.note)
     seconds: dict[str, float] = {}
     predicted, neutral = start, None
     if predictor is not None:
@@ -128,15 +140,15 @@ def make_identity(
     if polishing.steps == 0:
         assert predicted is not None, "check_job refuses a job without prediction and steps"
         return made(identity=predicted)
-    size = config.size or base.family.picture_size
     try:
-        with _timed(seconds, "polish"), watch.stage("polish") as progress, _out_of_memory(size, polishing):
+        with _timed(seconds, "polish"), watch.stage("polish") as progress, _out_of_memory(plan):
             captions = _captions(base, faces, config, companions)
             who = predicted or config.predict
             prompts = [f"a {who.identifier} {who.class_noun}, {caption}" for caption in captions]
-            notes = tuple(check_prompts(base, prompts, who.identifier))
+            notes = (*([plan.note] if plan.note else []), *check_prompts(base, prompts, who.identifier))
+            references = faces.at(plan.size)
             result = polish(
-                base, faces.at(size), predicted, polishing, progress, captions=captions, watch=watch.polishing
+                base, references, predicted, polishing, progress, captions=captions, watch=watch.polishing, plan=plan
             )
     except (Cancelled, KeyboardInterrupt):
         if predicted is None:
@@ -150,6 +162,16 @@ def make_identity(
     return made(
         identity=result.identity, losses=result.losses, captions=captions, cancelled=result.cancelled, notes=notes
     )
+
+
+def plan_for(base: Base, config: MakeIdentityConfig, has_start: bool) -> Plan:
+    """The way to polish for which there is room beside a loaded base; hosts ask it before they search or train.
+
+    Raises:
+        ConfigError: there is none; names what would fit.
+    """
+    size = config.size or base.family.picture_size
+    return planned(base.family, config.polish, size, has_start, room_of(base), config.memory)
 
 
 def check_job(
@@ -226,13 +248,13 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def _out_of_memory(size: int, config: PolishConfig) -> Iterator[None]:
+def _out_of_memory(plan: Plan) -> Iterator[None]:
     """Training outside of a host's inference mode, with one sentence where the device is too small for it."""
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     except torch.cuda.OutOfMemoryError as error:
         raise ConfigError(
-            f"the graphics card ran out of memory while polishing at {size} px with {config.samples_at_once} samples "
-            "at once; take fewer samples at once, or a smaller size"
+            f"the graphics card ran out of memory while polishing at {plan.size} px with {plan.samples_at_once} samples"
+            " at once; take fewer of them, a smaller size, or let memory be 'save memory'"
         ) from error

@@ -31,6 +31,7 @@ from .drawing.draw import DrawConfig, draw
 from .drawing.subjects import Subject, Subjects
 from .export import ExportConfig, export_lora
 from .make_identity import MakeIdentityConfig, Watch, check_job, make_identity
+from .polishing.memory import Memory
 from .polishing.polish_config import PolishConfig
 from .predictors.predict import PredictConfig
 from .predictors.predictor import Predictor
@@ -70,6 +71,8 @@ class PersonalizeConfig:
     """Settings of the drawing."""
     export: ExportConfig = field(default_factory=ExportConfig)
     """Settings of the LoRA."""
+    memory: Memory = "automatic"
+    """Whether polishing may compute blocks of the UNet twice; see `make_identity`."""
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -183,6 +186,7 @@ class _Job:
             captions=self.config.captions,
             size=self.size,
             neutral=self.config.draw.guidance == "reference-null",
+            memory=self.config.memory,
         )
 
     def check(self, predictor: Predictor | None) -> None:

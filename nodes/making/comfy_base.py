@@ -14,7 +14,6 @@ from ...hyperdream_core.bases.keys import to_ldm
 from ...hyperdream_core.errors import BaseMismatchError, ConfigError
 from ...hyperdream_core.models.adapted_linear import live
 from ...hyperdream_core.models.one_thread import alone_with
-from ...hyperdream_core.models.recomputed import recomputed
 from ...hyperdream_core.ops.changes import LayerChange
 from ...hyperdream_core.pipelines.base import Conditioning
 from ..host import models, patches, run, training
@@ -31,16 +30,15 @@ class ComfyBase:
         clip: CLIP.
         vae: VAE.
         bytes_needed: room to ask for beside the weights.
-        saves_memory: recompute activations instead of keeping them; a third slower.
     """
 
-    def __init__(self, model: Any, clip: Any, vae: Any, bytes_needed: float = 0.0, saves_memory: bool = False) -> None:
+    def __init__(self, model: Any, clip: Any, vae: Any, bytes_needed: float = 0.0) -> None:
         self.family: BaseFamily = models.family_of(model)
         models.refuse_more_channels(model)
         self.noise = models.noise_process_of(model)
         self.patcher = training.trainable(model)
         self._clip, self._vae = clip, vae
-        self._bytes_needed, self._saves_memory, self._is_loaded = bytes_needed, saves_memory, False
+        self._bytes_needed, self._is_loaded = bytes_needed, False
         self._encoded: dict[str, Conditioning] = {}
 
     @property
@@ -121,8 +119,6 @@ class ComfyBase:
             stack.enter_context(run.stop_as_cancelled())
             self.load()
             if unet:
-                if self._saves_memory and torch.is_grad_enabled():
-                    stack.enter_context(recomputed(self.unet))
                 stack.enter_context(live(self.unet, unet, strength, samples_each))
             if text:
                 training.leave_inference_mode(self._clip.cond_stage_model)

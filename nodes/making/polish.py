@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...hyperdream_core.bases import BaseFamily
 from ...hyperdream_core.errors import Cancelled
 from ...hyperdream_core.faces.prepared_faces import Faces
 from ...hyperdream_core.formats.file_names import free_file
@@ -26,8 +24,9 @@ from ...hyperdream_core.pipelines.make_identity import (
     check_job,
     make_identity,
 )
-from ...hyperdream_core.pipelines.polishing.memory import Plan, Room, fitting
+from ...hyperdream_core.pipelines.polishing.memory import Memory, Room
 from ...hyperdream_core.pipelines.polishing.polish_config import PolishConfig
+from ...hyperdream_core.pipelines.polishing.room import planned, room_for
 from ...hyperdream_core.pipelines.predictors.predict import PredictConfig
 from ...hyperdream_core.pipelines.prompts import captions_of_lines
 from ...hyperdream_core.pipelines.results_folder import ResultsFolder
@@ -45,7 +44,7 @@ class PolishOptions:
 
     size: int = 0
     """side of the pictures trained on, px; 0 takes the family's own"""
-    memory: str = "automatic"
+    memory: Memory = "automatic"
     """`fast`, `save memory`, or the one that fits"""
     preview_every: int = 10
     """steps between preview pictures; 0 shows none"""
@@ -83,9 +82,12 @@ def polish(
         size=options.size,
     )
     check_job(family.name, config, None, start, keep_in=folders.output_folder("hyperdream"))
-    plan = _plan(loaded[0], family, _samples_at_once(polishing, start), options)
-    config = replace(config, size=plan.size, polish=replace(polishing, samples_at_once=plan.samples_at_once))
-    base = ComfyBase(*loaded, bytes_needed=plan.bytes_needed, saves_memory=plan.recomputes)
+    plan = planned(
+        family, polishing, options.size or family.picture_size, start is not None, _room(loaded[0]), options.memory
+    )
+    if plan.note:
+        run.say(f"HyperDream: {plan.note}")
+    base = ComfyBase(*loaded, bytes_needed=plan.bytes_needed)
     watch = PolishWatch(base, loaded[2], faces, plan.size, start or polishing, options.preview_every)
     try:
         made = make_identity(
@@ -95,6 +97,7 @@ def polish(
             companions=companions_of(family.name),
             watch=Watch(stage=_bar(watch), polishing=watch.see),
             start=start,
+            plan=plan,
         )
     except Cancelled:
         run.say("HyperDream: polishing was stopped before its first step, so there is nothing to keep")
@@ -115,29 +118,11 @@ def stopped_runs() -> int:
     return len(_stopped)
 
 
-def _samples_at_once(config: PolishConfig, start: Identity | None) -> int:
-    """The most samples that pass the UNet together."""
-    preserves = start is not None and config.preserve
-    largest = max(config.batch, config.preserve_batch) if preserves else config.batch
-    return min(largest, config.samples_at_once)
-
-
-def _plan(model: Any, family: BaseFamily, samples: int, options: PolishOptions) -> Plan:
-    """A way to polish for which there is room, with a word where its pictures are smaller than was asked for."""
-    size = options.size or family.picture_size
-    dtype = models.inference_dtype(model)
-    weights = list(models.unet_of(model).parameters())
-    number_size = torch.finfo(dtype).bits // 8
-    room = Room(
-        free=training.room_beside(model),
-        number_size=number_size,
-        cast_weights=float(sum(weight.numel() * number_size for weight in weights if weight.dtype != dtype)),
-        device=model.load_device.type,
-    )
-    plan = fitting(family, size, samples, room, options.memory)
-    if plan.size != size:
-        run.say(f"HyperDream: {plan.differs_from(size)}")
-    return plan
+def _room(model: Any) -> Room:
+    """By ComfyUI's own account; what is idle it takes from the device itself when it is asked for room."""
+    unet, device = models.unet_of(model), model.load_device
+    room = room_for(unet, device, models.inference_dtype(model), 0.0)
+    return replace(room, free=training.room_beside(model))
 
 
 def _bar(watch: PolishWatch) -> Any:

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ...hyperdream_core.bases import TARGET_SETS
 from ...hyperdream_core.faces.prepared_faces import Faces
 from ...hyperdream_core.identity import Identity
+from ...hyperdream_core.pipelines.polishing.memory import Memory
 from ...hyperdream_core.pipelines.polishing.polish_config import (
     STEPS_AFTER_PREDICTION,
     STEPS_FROM_SCRATCH,
@@ -82,7 +83,7 @@ class PolishIdentityAdvanced(io.ComfyNode):
         faces: Faces,
         steps: int,
         caption: str,
-        memory: str,
+        memory: Memory,
         size: int,
         preview_every: int,
         on_stop: str,

@@ -18,6 +18,8 @@ from hyperdream_core.models.one_thread import alone_with
 from hyperdream_core.ops.changes import LayerChange
 from hyperdream_core.ops.noise import DiscreteDiffusion, to_t
 from hyperdream_core.pipelines.base import Conditioning
+from hyperdream_core.pipelines.polishing.memory import Room
+from hyperdream_core.pipelines.polishing.room import bytes_of, room_for
 
 from .a1111_base import LoadedBase
 
@@ -89,6 +91,31 @@ class ForgeBase(LoadedBase):
                 transformer_options={},
             )
         return output.float()
+
+    def room(self) -> Room:
+        """By Forge's own account, with what it takes from the device when it is asked for room."""
+        from backend import memory_management
+
+        free = float(memory_management.get_free_memory(self.device))
+        if self.device.type != "cpu":
+            others = [
+                one.model.model for one in memory_management.current_loaded_models if one.model is not self.patcher
+            ]
+            weights = [weight for other in others for weight in other.parameters()]
+            free += bytes_of(weight for weight in weights if weight.device == self.device)
+        return room_for(self.unet, self.device, self.dtype, free)
+
+    @contextmanager
+    def encoders_away(self, with_text: bool = True) -> Iterator[None]:
+        """Have Forge take all but the UNet from the device; it brings them back when they are asked for."""
+        from backend import memory_management
+
+        if self.device.type != "cpu":
+            loaded = memory_management.current_loaded_models
+            memory_management.free_memory(
+                float("inf"), self.device, keep_loaded=[one for one in loaded if one.model is self.patcher]
+            )
+        yield
 
     def _load(self) -> None:
         """Bring the UNet to its device, without LoRAs, as weights that gradients pass."""

@@ -35,7 +35,9 @@ from hyperdream_core.pipelines.make_identity import (
     Watch,
     check_job,
     make_identity,
+    plan_for,
 )
+from hyperdream_core.pipelines.polishing.memory import Plan
 from hyperdream_core.pipelines.polishing.polish_config import STEPS_FROM_SCRATCH, PolishConfig
 from hyperdream_core.pipelines.predictors.predict import PredictConfig
 from hyperdream_core.pipelines.predictors.predictor import Predictor
@@ -88,11 +90,12 @@ class Jobs:
         predictor, passed_over = self.predictor_for(base.family.name) if order.predict else (None, [])
         config = _config(order, base)
         check_job(base.family.name, config, predictor, keep_in=self.loras.folder_for(base.family.name))
+        plan = plan_for(base, config, predictor is not None)
         with _by_name(order.files):
             faces = self._faces(order.files, order.faces, order.on)
         # Opened before the work: a detector or recogniser that cannot be loaded is refused now.
         judge = self._judge(faces, base.family.name)
-        made = self._made(base, faces, order, config, predictor)
+        made = self._made(base, faces, order, replace(config, size=plan.size), (predictor, plan))
         name = self._kept(made.identity, order.name)
         size = config.size or base.family.picture_size
         drawn, infotext = self._drawn(base, made.identity, name, order, size)
@@ -143,7 +146,12 @@ class Jobs:
         return Faces(prepare_references([read_picture(file) for file in files], _CROP, config), config.margin)
 
     def _made(
-        self, base: Any, faces: Faces, order: Order, config: MakeIdentityConfig, predictor: Predictor | None
+        self,
+        base: Any,
+        faces: Faces,
+        order: Order,
+        config: MakeIdentityConfig,
+        means: tuple[Predictor | None, Plan],
     ) -> MadeIdentity:
         """The identity, with the host's bar and pictures on the way where they cost next to nothing."""
         companions = companions_of(base.family.name)
@@ -167,10 +175,11 @@ class Jobs:
         return make_identity(
             base,
             faces,
-            MakeIdentityConfig(predict=config.predict, polish=config.polish, size=config.size, captions=captions),
-            predictor,
+            replace(config, captions=captions),
+            means[0],
             companions,
             watch,
+            plan=means[1],
         )
 
     def _drawn(self, base: Any, identity: Identity, name: str, order: Order, size: int) -> tuple[list[Pair], str]:

@@ -238,7 +238,7 @@ def test_memory_is_asked_for_before_the_start_and_its_want_is_a_sentence(
     assert any(asked[-1] == estimate.bytes_needed(family, 64, count, room, recomputes=True) for count in (1, 2, 3, 4))
     memory.free = 1e5
     memory.loaded.clear()
-    with pytest.raises(host.core("errors").ConfigError, match=r"needs about .* GB beside the model"):
+    with pytest.raises(host.core("errors").ConfigError, match=r"needs about \d+ MB beside the model"):
         polished(host, miniature, faces, steps=1)
     assert not memory.loaded
 

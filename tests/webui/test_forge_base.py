@@ -11,6 +11,7 @@ import torch
 from hyperdream_webui import forge_base, host
 
 from hyperdream_core.errors import ConfigError
+from hyperdream_core.pipelines.polishing.memory import Plan
 from hyperdream_core.pipelines.polishing.polish import polish
 from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 
@@ -54,7 +55,10 @@ def engine(a1111: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(package, "sd_models", models, raising=False)
     backend: Any = ModuleType("backend")
     backend.memory_management = SimpleNamespace(
-        get_torch_device=lambda: torch.device("cpu"), load_model_gpu=lambda patcher: None
+        get_torch_device=lambda: torch.device("cpu"),
+        load_model_gpu=lambda patcher: None,
+        get_free_memory=lambda device: 5e9,
+        current_loaded_models=[],
     )
     monkeypatch.setitem(sys.modules, "backend", backend)
     return made
@@ -111,3 +115,26 @@ def test_an_error_in_the_thread_for_models_comes_back(monkeypatch: pytest.Monkey
     assert host.WebUI().with_models(lambda: 7) == 7
     with pytest.raises(ConfigError, match="no such thing"):
         host.WebUI().with_models(lambda: (_ for _ in ()).throw(ConfigError("no such thing")))
+
+
+def test_room_is_what_forge_has_free_and_can_take_from_others(engine: Any) -> None:
+    from backend import memory_management
+
+    base = forge_base.loaded_base()
+    assert (base.room().free, base.room().number_size, base.room().cast_weights) == (5e9, 4, 0)
+    base.device = torch.device("meta")
+    base.unet.to_empty(device="meta")
+    other = SimpleNamespace(model=SimpleNamespace(model=torch.nn.Linear(10, 10, bias=False, device="meta")))
+    memory_management.current_loaded_models += [SimpleNamespace(model=base.patcher), other]
+    assert base.room().free == 5e9 + 400
+    asked: list[Any] = []
+    memory_management.free_memory = lambda size, device, keep_loaded: asked.extend(keep_loaded)
+    with base.encoders_away():
+        assert [one.model for one in asked] == [base.patcher]
+
+
+def test_computing_twice_gives_the_same_though_residuals_are_added_in_place(engine: Any) -> None:
+    base, plan = forge_base.loaded_base(), Plan(samples_at_once=2, recomputes=True, size=64, bytes_needed=0.0)
+    usual, lean = (polish(base, references(engine), None, FEW, plan=one).identity for one in (None, plan))
+    for name, pair in usual.coefficients.items():
+        torch.testing.assert_close(lean.coefficients[name].up, pair.up, atol=1e-5, rtol=1e-3)

@@ -17,8 +17,11 @@ from hyperdream_webui.orders import LARGEST_SEED, FaceChoice, Order
 from hyperdream_webui.shipped_bases import shipped_base
 from PIL import Image
 
+from hyperdream_core.bases import get_base
 from hyperdream_core.bundled import bundled_examples
 from hyperdream_core.errors import ConfigError, MissingDependencyError, ReferenceImageError
+from hyperdream_core.pipelines.polishing import room
+from hyperdream_core.pipelines.polishing.memory import Room, bytes_needed
 
 from .conftest import FakeModel, Networks
 
@@ -89,6 +92,18 @@ def test_the_hosts_bar_moves_and_its_lora_page_hears_of_new_files(
     state = a1111.shared.state
     assert (state.job_count, state.sampling_step, state.sampling_steps, state.textinfo) == (1, 3, 3, "polishing")
     assert networks.refreshed == 1
+
+
+def test_too_little_memory_gives_way_and_then_is_refused_before_any_photograph_is_read(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = bytes_needed(get_base("miniature"), 64, 1, Room(free=0, number_size=4, device="cpu"))
+    monkeypatch.setattr(room, "free_memory", lambda device: 1.2 * needed)
+    made = jobs.create(order(batch=4, prompts=""))
+    assert "polishing as asked needs about" in made.report and "1 sample at once instead of 4" in made.report
+    monkeypatch.setattr(room, "free_memory", lambda device: 1e5)
+    with pytest.raises(ConfigError, match=r"even at 64 px, one sample at once, needs about \d+ MB beside the model"):
+        jobs.create(order(files=["/nowhere/face.png"]))
 
 
 def test_a_prediction_alone_takes_no_training(jobs: Jobs) -> None:

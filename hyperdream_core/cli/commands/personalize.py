@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base_flags import BaseChoice, add_base_flags, add_caption_flag, captions_of
+from ..base_flags import BaseChoice, add_base_flags, add_caption_flag, add_memory_flag, captions_of, memory_of
 from ..console import Console, Outcome
 from ..flags import add_config_flags, config_from_flags, place, whole_number
 from ..prompt_flags import Prompts, add_prompt_flags
@@ -38,6 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_caption_flag(parser)
     add_prompt_flags(parser)
     add_base_flags(parser)
+    add_memory_flag(parser)
     parser.add_argument(
         "--predictor",
         metavar="FILE",
@@ -99,6 +100,7 @@ def _config(arguments: argparse.Namespace) -> PersonalizeConfig:
         polish=config_from_flags(PolishConfig, arguments, seed=arguments.seed, **words),
         draw=config_from_flags(DrawConfig, arguments, seed=arguments.seed),
         export=config_from_flags(ExportConfig, arguments),
+        memory=memory_of(arguments),
     )
 
 
@@ -115,6 +117,7 @@ def _personalize(job: _Job, console: Console) -> Outcome:
     pictures = job.references.read()
     family = job.base.family
     results.check(room=config.bytes_written(family))
+    job.base.check_memory(config.polish, config.draw.size, config.memory)
     job.prompts.check_words(prompts, words.identifier, family.name)
     console.note(job.prompts.syntax_notes(family.name))
     faces = job.references.prepare(console, pictures, family.name, words.class_noun)
@@ -123,9 +126,15 @@ def _personalize(job: _Job, console: Console) -> Outcome:
     if config.polish.steps != 0:
         config = replace(config, captions=captions_of(job.captions, base, faces))
     judge, judged = _likeness(job.references, faces, family.name, predictor)
-    watch = Onlookers(stage=console.progress, judge=judge, judged=judged)
+    said: list[str] = []
+
+    def say(note: str) -> None:
+        console.note([note])
+        said.append(note)
+
+    watch = Onlookers(stage=console.progress, judge=judge, judged=judged, say=say)
     result = personalize(base, faces, results, config, predictor, companions_of(family.name), watch)
-    console.note(result.report["notes"])
+    console.note([note for note in result.report["notes"] if note not in said])
     if result.cancelled:
         console.say(f"stopped; the best so far is kept in {job.out}")
     return Outcome(result.report, _summary(result), stopped=result.cancelled)

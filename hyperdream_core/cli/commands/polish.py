@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base_flags import BaseChoice, add_base_flags, add_caption_flag, add_out_flag, captions_of
+from ..base_flags import (
+    BaseChoice,
+    add_base_flags,
+    add_caption_flag,
+    add_memory_flag,
+    add_out_flag,
+    captions_of,
+    memory_of,
+)
 from ..console import Console, Outcome, identity_outcome
 from ..flags import add_config_flags, config_from_flags, place, whole_number
 from ..reference_flags import References, add_reference_flags
 
 if TYPE_CHECKING:
+    from ...pipelines.polishing.memory import Memory
     from ...pipelines.polishing.polish_config import PolishConfig
 
 
@@ -32,6 +41,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", type=place, metavar="FILE", help="save to this file, and go on from it")
     add_base_flags(parser)
+    add_memory_flag(parser)
     add_out_flag(parser, "polished.safetensors")
     add_config_flags(parser, PolishConfig)
 
@@ -46,6 +56,7 @@ class _Job:
     size: int
     checkpoint: Path | None
     out: Path
+    memory: Memory
 
 
 def run(arguments: argparse.Namespace, console: Console) -> Outcome:
@@ -61,6 +72,7 @@ def run(arguments: argparse.Namespace, console: Console) -> Outcome:
         size=arguments.size,
         checkpoint=arguments.checkpoint,
         out=arguments.out,
+        memory=memory_of(arguments),
     )
     return _polish(job, console)
 
@@ -72,6 +84,7 @@ def _polish(job: _Job, console: Console) -> Outcome:
     from ...pipelines.before_work import bytes_of_identity, check_outputs, check_prompts, check_texts
     from ...pipelines.polishing.polish import polish
     from ...pipelines.polishing.polish_checkpoint import PolishCheckpoint
+    from ...pipelines.polishing.room import planned, room_of
 
     check_texts(caption=job.captions)
     results = console.open_results(job.out.parent, [job.out.name])
@@ -84,17 +97,23 @@ def _polish(job: _Job, console: Console) -> Outcome:
     rank = job.config.rank + (start.rank if start else 0)
     size = bytes_of_identity(family, job.config.target_set, rank)
     results.check(room=5 * size if job.checkpoint else size)
+    job.base.check_memory(job.config, job.size, job.memory)
     noun = start.class_noun if start else job.config.class_noun
     faces = job.references.prepare(console, pictures, family.name, noun)
     base = job.base.load(console)
+    side = job.size or family.picture_size
+    plan = planned(family, job.config, side, start is not None, room_of(base), job.memory)
+    console.note([plan.note] if plan.note else [])
     with console.progress("polishing") as progress:
         captions = captions_of(job.captions, base, faces)
         if captions is None:
             captions = tuple(companions_of(family.name).read_captions(base, faces.at(family.picture_size)))
         names = f"a {(start or job.config).identifier} {noun}"
         console.note(check_prompts(base, [f"{names}, {caption}" for caption in captions]))
-        references = faces.at(job.size or family.picture_size)
-        result = polish(base, references, start, job.config, progress, job.checkpoint, captions, keeps_checkpoint=True)
+        result = polish(
+            base, faces.at(plan.size), start, job.config, progress, job.checkpoint, captions, keeps_checkpoint=True,
+            plan=plan,
+        )  # fmt: skip
     if result.cancelled and not result.losses:
         raise Cancelled(f"stopped before the first step; {_as_it_was(job)}")
     path = results.keep(job.out.name, lambda path: write_identity(path, result.identity))

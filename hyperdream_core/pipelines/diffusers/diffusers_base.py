@@ -67,7 +67,7 @@ class DiffusersBase:
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts as (b, 77, d); what is beyond CLIP's 77 tokens is cut off, as everywhere."""
         # The tokenizers as well: what they are told about lengths is kept in them.
-        with alone_with(self.modules()):
+        with alone_with(self.modules()), self._here(self.text_encoders):
             return self._encoded(prompts)
 
     def _encoded(self, prompts: Sequence[str]) -> Conditioning:
@@ -93,17 +93,19 @@ class DiffusersBase:
                 f"a picture of {images.shape[-1]}x{images.shape[-2]} px does not fit the VAE, whose latents cover "
                 f"{factor}x{factor} px; use multiples of {factor}"
             )
-        images = (images * 2 - 1).to(self.vae.device, self.vae.dtype)
-        parts = images.split(_at_once(images.shape[-1] * images.shape[-2]))
-        means = [_code(self.vae.encode(part)).float() for part in parts]
+        with self._here([self.vae]):
+            images = (images * 2 - 1).to(self.vae.device, self.vae.dtype)
+            parts = images.split(_at_once(images.shape[-1] * images.shape[-2]))
+            means = [_code(self.vae.encode(part)).float() for part in parts]
         return (torch.cat(means) * self.vae.config.scaling_factor).to(self.device)
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Pictures (b, 3, h, w) float32 in 0..1 of scaled latents."""
-        latents = (latents.float() / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
-        parts = latents.split(_at_once(latents.shape[-1] * latents.shape[-2] * self.family.vae_factor**2))
-        return torch.cat([(self.vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in parts])
+        with self._here([self.vae]):
+            latents = (latents.float() / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
+            parts = latents.split(_at_once(latents.shape[-1] * latents.shape[-2] * self.family.vae_factor**2))
+            return torch.cat([(self.vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in parts])
 
     def predict(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's output (b, c, h, w) in float32 at noise levels (b,)."""
@@ -138,6 +140,43 @@ class DiffusersBase:
                 stack.enter_context(live(network, part, strength, samples_each))
             yield
 
+    @contextmanager
+    def encoders_away(self, with_text: bool = True) -> Iterator[None]:
+        """Keep the VAE and, if so wished, the text encoders off the UNet's device, and bring them back at the end.
+
+        Who asks them meanwhile has them brought back for the call. On a CPU there is nowhere to go, and nothing is
+        done.
+        """
+        parts = [self.vae, *(self.text_encoders if with_text else ())]
+        if self.device.type == "cpu":
+            parts = []
+        try:
+            with alone_with(self.modules()):
+                for part in parts:
+                    part.to("cpu")
+            _give_back(self.device)
+            yield
+        finally:
+            with alone_with(self.modules()):
+                for part in parts:
+                    part.to(self.device)
+
+    @contextmanager
+    def _here(self, parts: Sequence[nn.Module]) -> Iterator[None]:
+        """Parts that are away brought to the UNet's device for the time of a call."""
+        if self.device.type == "cpu":
+            yield
+            return
+        with alone_with(self.modules()):
+            away = [part for part in parts if any(weight.device != self.device for weight in part.parameters())]
+            try:
+                for part in away:
+                    part.to(self.device)
+                yield
+            finally:
+                for part in away:
+                    part.to("cpu")
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) that tells checkpoints of a family apart: of a sample of every UNet tensor, rounded to fp16.
 
@@ -165,6 +204,12 @@ class DiffusersBase:
                 name = name.removeprefix("text_model.")
             parts[part][name] = pair
         return [(networks[part], named) for part, named in parts.items() if named]
+
+
+def _give_back(device: torch.device) -> None:
+    """What torch keeps for itself of memory that is no longer used."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _at_once(pixels: int) -> int:

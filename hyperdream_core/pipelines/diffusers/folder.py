@@ -105,6 +105,11 @@ def load_folder(folder: Path, dtype: torch.dtype, prediction_type: str | None = 
     )
 
 
+def unet_files(folder: Path) -> WeightFiles:
+    """The weights of the UNet in a folder."""
+    return _weights(folder / "unet")
+
+
 def folder_family(folder: Path, unet: WeightFiles | None = None) -> BaseFamily:
     """The family of the UNet in a folder, from headers alone."""
     weights = unet or _weights(folder / "unet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from ...models.one_thread import BUILDING
 from ...regular_file import check_regular
 from .building import require_diffusers
 from .diffusers_base import DiffusersBase
-from .folder import folder_family, load_folder
+from .folder import folder_family, load_folder, unet_files
+from .ldm_tensors import UNET
 from .single_file import file_family, load_single_file
 from .weights import WeightFiles, check_weights
 
@@ -70,6 +72,17 @@ def base_family(path: str | Path = SHIPPED) -> BaseFamily:
     """
     path = _place(path)
     return folder_family(path) if path.is_dir() else file_family(WeightFiles.of([path]))
+
+
+def base_numbers(path: str | Path = SHIPPED) -> int:
+    """How many numbers the weights of such a base's UNet are, from headers alone.
+
+    Raises:
+        FileFormatError: as `base_family`.
+    """
+    path = _place(path)
+    files, start = (unet_files(path), "") if path.is_dir() else (WeightFiles.of([path]), UNET)
+    return sum(math.prod(shape) for name, shape in files.shapes.items() if name.startswith(start))
 
 
 def _place(path: str | Path) -> Path:

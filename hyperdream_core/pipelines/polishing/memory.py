@@ -8,6 +8,7 @@ are computed twice keep their inputs only, and one of them its insides. What is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ...bases import BaseFamily
 from ...errors import BaseMismatchError, ConfigError
@@ -16,9 +17,12 @@ from ..base import Conditioning
 _TRANSFORMER, _RESIDUAL, _INPUTS = 23.0, 13.0, 6.2
 """numbers kept, per channel and place: of either block's insides, and of a residual block that is computed twice"""
 _AT_HAND, _AT_HAND_ON_CPU = 2.0, 1.2
-"""Largest memory over what is kept: on a CPU as measured on SD 1.5's shape at 256 and 512 px, elsewhere with a margin
-that nobody has measured yet."""
-_ALWAYS = 0.25e9
+"""Largest memory over what is kept: on a CPU as measured on SD 1.5's shape at 256 and 512 px, elsewhere an assumption
+that nobody has measured yet; `Plan.note` says so."""
+Memory = Literal["automatic", "fast", "save memory"]
+"""`fast` never computes twice, `save memory` always, `automatic` where it must"""
+_WAYS: dict[str, tuple[bool, ...]] = {"automatic": (False, True), "fast": (False,), "save memory": (True,)}
+_ALWAYS = 0.22e9
 """bytes that go to adapters, optimiser and scratch whatever the pictures' size, in a UNet of 1280 channels"""
 _SMALLEST_SHARE = 0.5
 """of the size that was asked for; below that the pictures are not worth training on"""
@@ -29,12 +33,14 @@ class Room:
     """What a device has, and how a base computes there."""
 
     free: float
-    """bytes beside the weights"""
+    """bytes beside the weights; infinite where nobody tells"""
     number_size: int
     """bytes of a number that the UNet computes with"""
     cast_weights: float = 0.0
     """bytes of the weights that are stored otherwise and cast for computing; their copies are kept for the gradients"""
     device: str = "cuda"
+    idle: float = 0.0
+    """bytes that leave the device once text and pictures are encoded, before the training"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +53,8 @@ class Plan:
     size: int
     """px"""
     bytes_needed: float
-
-    def differs_from(self, size: int) -> str:
-        """What a user is told where the result is another than was asked for; empty where it is the same."""
-        if self.size == size:
-            return ""
-        return (
-            f"there is too little memory for {size} px: polishing at {self.size} px, one sample at once, which shows "
-            "less of the face"
-        )
+    note: str = ""
+    """what a user is told of what was given way and why; empty where all is as was asked for"""
 
 
 def bytes_needed(family: BaseFamily, size: int, samples: int, room: Room, recomputes: bool = False) -> float:
@@ -76,45 +75,97 @@ def bytes_needed(family: BaseFamily, size: int, samples: int, room: Room, recomp
     kept = numbers * (size / family.vae_factor) ** 2 * samples * room.number_size
     at_hand = _AT_HAND_ON_CPU if room.device == "cpu" else _AT_HAND
     always = _ALWAYS * (unet.channels[last] / 1280) ** 2
+    if recomputes:
+        # The largest convolution's weights, arranged anew for its gradient: otherwise that is over by the peak.
+        always += 9 * 2 * unet.channels[last] ** 2 * room.number_size
     return kept * at_hand + always + room.cast_weights * (0.1 if recomputes else 1.0)
 
 
-def fitting(
-    family: BaseFamily,
-    size: int,
-    samples: int,
-    room: Room,
-    memory: str = "automatic",
-) -> Plan:
-    """The way to polish that fits and costs least: fewer samples at once, then computing twice, then a smaller size.
+def fitting(family: BaseFamily, size: int, samples: int, room: Room, memory: Memory = "automatic") -> Plan:
+    """The way to polish that fits and costs least.
 
-    Samples at once and computing twice leave the result as it is, up to rounding.
+    Fewer samples at once come first, then computing twice, then a smaller size. What is idle is taken from the device
+    in any case and so is no step of its own: that costs two copies of the encoders in a whole run, a fraction of a
+    second, where one sample less at once costs time in every step. Samples at once and computing twice leave the
+    result as it is, up to rounding.
 
     Args:
         family: of the base.
         size: of the pictures, px.
         samples: at once, at most.
         room: on the device.
-        memory: `fast` never computes twice, `save memory` always, `automatic` where it must.
+        memory: whether blocks may be computed twice.
 
     Raises:
-        ConfigError: even the smallest does not fit.
+        ConfigError: even the smallest does not fit; says what would.
     """
     step = max(family.vae_factor * 2 ** (len(family.unet.channels) - 1), 8)
     sizes = [size, *range((size - 1) // step * step, round(size * _SMALLEST_SHARE) - 1, -step)]
-    ways = {"fast": (False,), "save memory": (True,)}.get(memory, (False, True))
-    needed = 0.0
+    ways, there = _WAYS[memory], room.free + room.idle
     for smaller in sizes:
         for recomputes in ways:
             for count in range(samples if smaller == size else 1, 0, -1):
                 needed = bytes_needed(family, smaller, count, room, recomputes)
-                if needed <= room.free:
-                    return Plan(samples_at_once=count, recomputes=recomputes, size=smaller, bytes_needed=needed)
-    raise ConfigError(
-        f"polishing {family.title} even at {sizes[-1]} px, one sample at once, needs about {needed / 1e9:.1f} GB "
-        f"beside the model, but {max(room.free, 0) / 1e9:.1f} GB are free or can be made so; close other programs, or "
-        "use a base in 16 bits or a smaller family" + (", or let memory be 'automatic'" if memory == "fast" else "")
+                if needed <= there:
+                    note = _note((size, samples, ways[0]), (smaller, count, recomputes), family, room)
+                    return Plan(
+                        samples_at_once=count, recomputes=recomputes, size=smaller, bytes_needed=needed, note=note
+                    )
+    raise _refusal(family, sizes[-1], room, memory)
+
+
+Way = tuple[int, int, bool]
+"""size in px, samples at once, whether blocks are computed twice"""
+
+
+def _note(asked: Way, taken: Way, family: BaseFamily, room: Room) -> str:
+    """One sentence on what is done otherwise than was asked for, and why."""
+    if asked == taken:
+        return ""
+    ways = []
+    if taken[1] < asked[1]:
+        ways.append(f"{_samples(taken[1])} at once instead of {asked[1]} (same result)")
+    if taken[2] and not asked[2]:
+        ways.append("blocks computed twice (a third more time, same result)")
+    if taken[0] < asked[0]:
+        ways.append(f"pictures of {taken[0]} px instead of {asked[0]} (which shows less of the face)")
+    wanted = bytes_needed(family, asked[0], asked[1], room, asked[2])
+    return (
+        f"polishing as asked needs about {_gb(wanted)} beside the model{_assumed(room)}, but {_gb(_there(room))} are "
+        f"free, so it goes on with {', '.join(ways)}"
     )
+
+
+def _refusal(family: BaseFamily, smallest: int, room: Room, memory: str) -> ConfigError:
+    needed = min(bytes_needed(family, smallest, 1, room, way) for way in _WAYS[memory])
+    ways = ["close other programs"]
+    if memory == "fast":
+        ways.append("let memory be 'automatic'")
+    if room.number_size > 2:
+        half = Room(free=room.free, number_size=2, device=room.device, idle=room.idle / 2)
+        fits = bytes_needed(family, smallest, 1, half, True) <= room.free
+        ways.append("use the base in 16 bits" + (f", which would fit at {smallest} px" if fits else ""))
+    ways.append("use a base of a smaller family")
+    return ConfigError(
+        f"polishing {family.title} even at {smallest} px, one sample at once, needs about {_gb(needed)} beside the "
+        f"model{_assumed(room)}, but {_gb(_there(room))} are free or can be made so; {', or '.join(ways)}"
+    )
+
+
+def _assumed(room: Room) -> str:
+    return "" if room.device == "cpu" else " (by an assumption: no graphics card has been measured)"
+
+
+def _there(room: Room) -> float:
+    return max(room.free + room.idle, 0)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.0f} MB"
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count} samples"
 
 
 def check_text(family: BaseFamily, text: Conditioning) -> None:

@@ -27,7 +27,8 @@ from ..progress import Progress, also_while_waiting, no_progress
 from ..undivided import ended_like_stopped, undivided
 from .denoising_error import add_gradient, personalized, row_errors
 from .layer_units import measure_units
-from .memory import check_text
+from .lean_base import encoders_away, lean
+from .memory import Plan, check_text
 from .polish_checkpoint import PolishCheckpoint, PolishRun, job_digest
 from .polish_config import PolishConfig, as_in_0_1_0
 from .preservation import Preserved, draw_preserved
@@ -65,6 +66,7 @@ def polish(
     captions: Sequence[str] = (),
     watch: Watcher | None = None,
     keeps_checkpoint: bool = False,
+    plan: Plan | None = None,
 ) -> PolishResult:
     """Polish a predicted identity, or make one from nothing, on pictures of its subject.
 
@@ -83,6 +85,8 @@ def polish(
         keeps_checkpoint: leave that to the caller, who first writes the result to where it cannot be lost.
         captions: what each reference shows besides the subject, such as "smiling, at the beach"; what they name is
             not learnt as a part of the subject. `describe` reads them off the pictures.
+        plan: of `room.planned`, for the memory there is; its size is the references'. None takes the config's samples
+            at once and computes nothing twice.
 
     Raises:
         BaseMismatchError: the prediction was made for another base family.
@@ -92,7 +96,7 @@ def polish(
     """
     subject = (references, captions)
     config = config or PolishConfig()
-    result = _polish_rows(base, [subject], [start], config, progress, checkpoint, watch)[0]
+    result = _polish_rows(base, [subject], [start], config, progress, checkpoint, watch, plan)[0]
     if checkpoint is not None and not (result.cancelled or keeps_checkpoint):
         checkpoint.unlink(missing_ok=True)
     return result
@@ -146,6 +150,7 @@ def _polish_rows(
     progress: Progress,
     checkpoint: Path | None,
     watch: Watcher | None = None,
+    plan: Plan | None = None,
 ) -> list[PolishResult]:
     began = time.perf_counter()
     config = _with_steps(config, subjects, starts, checkpoint)
@@ -174,9 +179,14 @@ def _polish_rows(
         if watch is not None:
             progress = _watched(progress, watch, adapters)
         saved = PolishCheckpoint(checkpoint, job_digest(config, subjects, starts))
+        if plan is not None:
+            # After the digest: with other memory the job is the same.
+            config = replace(config, samples_at_once=plan.samples_at_once)
+            base = lean(base) if plan.recomputes else base
         try:
             preserved = _preserved(base, adapters, names, starts, material, config, progress)
-            _train(base, run, (material, preserved), config, progress, saved)
+            with encoders_away(base, with_text=not adapters.touch_text(base.family)):
+                _train(base, run, (material, preserved), config, progress, saved)
         except (Cancelled, KeyboardInterrupt):
             cancelled = True
             if run.back_to_whole_steps() and run.losses:

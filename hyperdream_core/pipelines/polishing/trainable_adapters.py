@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...bases import BaseFamily
+from ...bases import UNET, BaseFamily
 from ...errors import BaseMismatchError, ConfigError
 from ...identity import Identity
 from ...ops.bands import said
@@ -86,6 +86,10 @@ class TrainableAdapters:
     def parameters(self) -> list[Tensor]:
         """The tensors to train; rows never mix, so an elementwise optimiser trains them independently."""
         return [group.trained for side in self._groups.values() for group in side]
+
+    def touch_text(self, family: BaseFamily) -> bool:
+        """Whether any layer is a text encoder's."""
+        return any(family.part_of(name) != UNET for name in self.like.coefficients)
 
     def fold(self) -> dict[str, LoraPair]:
         """The pair of every layer: down (rows, r, i), up (rows, o, r); for a single row without that axis."""

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,8 +50,28 @@ def test_memory_is_found_by_fewer_samples_then_computing_twice_then_a_smaller_si
     assert [one.recomputes for one in steps] == [False, False, False, True, True, True]
     assert [one.size == 1024 for one in steps] == [True, True, True, True, True, False]
     assert all(one.bytes_needed <= free * 1e9 for one, free in zip(steps, (60, 30, 13, 9, 3.0, 1.5), strict=True))
-    assert steps[0].differs_from(1024) == ""
-    assert f"polishing at {steps[-1].size} px" in steps[-1].differs_from(1024)
+
+
+def test_what_is_given_way_and_why_is_one_sentence() -> None:
+    notes = [plan(free).note for free in (60, 30, 9, 1.5)]
+    assert notes[0] == ""
+    assert re.fullmatch(
+        r"polishing as asked needs about 4\d\.\d GB beside the model \(by an assumption: no graphics card has been "
+        r"measured\), but 30\.0 GB are free, so it goes on with 2 samples at once instead of 4 \(same result\)",
+        notes[1],
+    )
+    assert notes[2].endswith("goes on with blocks computed twice (a third more time, same result)")
+    assert re.search(
+        r"with 1 sample at once .*, blocks computed twice .*, pictures of \d+ px instead of 1024", notes[3]
+    )
+    room = Room(free=1e9, number_size=4, device="cpu")
+    assert "assumption" not in fitting(get_base("sd15"), 512, 4, room).note
+
+
+def test_what_leaves_the_device_before_the_training_counts_as_free() -> None:
+    room = Room(free=8e9, number_size=2, idle=4e9)
+    assert fitting(get_base("sdxl"), 1024, 1, room).recomputes
+    assert not fitting(get_base("sdxl"), 1024, 1, replace(room, idle=6e9)).recomputes
 
 
 def test_sdxl_polishes_at_its_own_size_on_a_card_of_24_gb_in_32_and_in_16_bits() -> None:
@@ -63,6 +87,19 @@ def test_weights_that_are_cast_for_computing_are_counted() -> None:
 def test_what_does_not_fit_at_all_is_refused_with_figures() -> None:
     with pytest.raises(ConfigError, match=r"even at 512 px, one sample at once, needs about \d\.\d GB .* 0\.1 GB"):
         plan(0.1)
+    with pytest.raises(
+        ConfigError, match="use the base in 16 bits, which would fit at 512 px, or use a base of a smal"
+    ):
+        plan(0.8, number_size=4)
+
+
+def test_fast_never_computes_twice_and_save_memory_always() -> None:
+    family, room = get_base("sdxl"), Room(free=9e9, number_size=2)
+    assert fitting(family, 1024, 1, room, "save memory").recomputes
+    assert fitting(family, 1024, 1, room, "save memory").note == ""
+    assert fitting(family, 1024, 1, room, "fast").size < 1024
+    with pytest.raises(ConfigError, match="let memory be 'automatic'"):
+        fitting(family, 1024, 1, replace(room, free=1e9), "fast")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +119,31 @@ def test_another_familys_text_encoder_is_refused_before_the_first_step(
         check_text(get_base(family), text)
     width = get_base(family).unet.context_dim
     check_text(get_base(family), Conditioning(torch.zeros(1, 77, width), torch.zeros(1, 1280)))
+
+
+class BasicTransformerBlock(nn.Module):
+    """Adds to its input in place, as Forge's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = torch.tanh(self.layer(x.clone()))
+        x += change
+        return x
+
+
+def test_a_block_that_adds_to_its_input_in_place_is_computed_twice_from_the_same_input() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(BasicTransformerBlock(), BasicTransformerBlock()), torch.rand(2, 3)
+    gradients = []
+    for way in (nullcontext(), recomputed(net)):
+        net.zero_grad()
+        with way:
+            (net(x * 1.0) ** 2).sum().backward()
+        gradients.append([weight.grad.clone() for weight in net.parameters() if weight.grad is not None])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
 class ResBlock(nn.Module):
