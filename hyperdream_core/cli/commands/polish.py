@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ from ..flags import add_config_flags, config_from_flags, place, whole_number
 from ..reference_flags import References, add_reference_flags
 
 if TYPE_CHECKING:
+    from ...faces.prepared_faces import Faces
     from ...pipelines.polishing.memory import Memory
+    from ...pipelines.polishing.polish import PolishResult
     from ...pipelines.polishing.polish_config import PolishConfig
 
 
@@ -120,18 +123,22 @@ def _polish(job: _Job, console: Console) -> Outcome:
     results.close()
     if job.checkpoint is not None and not result.cancelled:
         job.checkpoint.unlink(missing_ok=True)
-    facts: dict[str, Any] = {
+    facts = {**_facts(result, captions, faces), "assumptions": list(base.assumptions)}
+    if result.cancelled:
+        console.say(f"stopped after {len(result.losses)} of {result.steps} steps; the best so far is kept: {path}")
+    return identity_outcome(path, result.identity, facts, stopped=result.cancelled)
+
+
+def _facts(result: PolishResult, captions: Sequence[str], faces: Faces) -> dict[str, Any]:
+    """What --json tells of a run."""
+    return {
         "steps": len(result.losses),
         "seconds": round(result.seconds, 2),
         "last_loss": result.losses[-1] if result.losses else None,
         "stopped": result.cancelled,
         "captions": list(captions),
-        "assumptions": list(base.assumptions),
         "faces": faces.prepared.report(),
     }
-    if result.cancelled:
-        console.say(f"stopped after {len(result.losses)} of {result.steps} steps; the best so far is kept: {path}")
-    return identity_outcome(path, result.identity, facts, stopped=result.cancelled)
 
 
 def _as_it_was(job: _Job) -> str:

@@ -168,21 +168,15 @@ def _polish_rows(
             base, subjects, names, config.crops, config.jitter, config.background_weight, config.seed
         )
         check_text(base.family, material.prompts.conditioning)
-        generator = torch.Generator().manual_seed(config.seed)
-        adapters = TrainableAdapters(base.family, like, config.rank, starts, generator, base.device)
-        if config.rate_unit == "output":
-            adapters.count_in(_units(base, adapters, material, config))
+        saved = PolishCheckpoint(checkpoint, job_digest(config, subjects, starts))
+        base, config = _by_plan(base, config, plan)
+        adapters = _adapters(base, like, starts, material, config)
         optimizer = torch.optim.AdamW(
             adapters.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
         run = PolishRun(adapters, optimizer, [], [], torch.full((len(starts),), math.inf))
         if watch is not None:
             progress = _watched(progress, watch, adapters)
-        saved = PolishCheckpoint(checkpoint, job_digest(config, subjects, starts))
-        if plan is not None:
-            # After the digest: with other memory the job is the same.
-            config = replace(config, samples_at_once=plan.samples_at_once)
-            base = lean(base) if plan.recomputes else base
         try:
             preserved = _preserved(base, adapters, names, starts, material, config, progress)
             with encoders_away(base, with_text=not adapters.touch_text(base.family)):
@@ -198,6 +192,24 @@ def _polish_rows(
         del run, adapters, optimizer, material
         torch.cuda.empty_cache()
     return results
+
+
+def _by_plan(base: Base, config: PolishConfig, plan: Plan | None) -> tuple[Base, PolishConfig]:
+    """Both as the plan wants them, once the job's digest is known: with other memory the job is the same."""
+    if plan is None:
+        return base, config
+    return lean(base) if plan.recomputes else base, replace(config, samples_at_once=plan.samples_at_once)
+
+
+def _adapters(
+    base: Base, like: Identity, starts: Sequence[Identity | None], material: TrainingPictures, config: PolishConfig
+) -> TrainableAdapters:
+    """The fresh adapters, in the unit that the config wants."""
+    generator = torch.Generator().manual_seed(config.seed)
+    adapters = TrainableAdapters(base.family, like, config.rank, starts, generator, base.device)
+    if config.rate_unit == "output":
+        adapters.count_in(_units(base, adapters, material, config))
+    return adapters
 
 
 def _units(
