@@ -223,7 +223,10 @@ def _tokenizer(folder: Path, encoder: Plan) -> Any:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         ids = tokenizer(["a face"], padding="max_length", max_length=77, truncation=True).input_ids[0]
         largest = max(*ids, *tokenizer.get_vocab().values())
-    except building_errors() as error:
+    except Exception as error:
+        # Its library in Rust raises what is an `Exception` and nothing more special.
+        if type(error) is not Exception and not isinstance(error, building_errors()):
+            raise
         raise FileFormatError(
             folder, f"is no tokenizer that can be read ({quoted(error, 300)}); download the folder again"
         ) from error

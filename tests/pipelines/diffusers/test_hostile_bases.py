@@ -210,6 +210,18 @@ def test_a_tokenizer_that_is_none_is_refused(content: str, folder: Path, tmp_pat
         load_base(tmp_path / "base")
 
 
+def test_what_the_tokenizers_library_raises_is_a_refusal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the fuzzer, for damaged merges: `Exception: Error while initializing BPE`."""
+    from transformers import CLIPTokenizer
+
+    def damaged(*_: object, **__: object) -> None:
+        raise Exception("Error while initializing BPE: stream did not contain valid UTF-8")
+
+    monkeypatch.setattr(CLIPTokenizer, "from_pretrained", damaged)
+    with pytest.raises(FileFormatError, match="is no tokenizer that can be read"):
+        load_base(folder)
+
+
 def test_tokens_that_the_text_encoder_does_not_know_are_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "base", copy_function=link)
     place = tmp_path / "base" / "text_encoder"
