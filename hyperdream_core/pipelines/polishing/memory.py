@@ -16,9 +16,9 @@ from ..base import Conditioning
 
 _TRANSFORMER, _RESIDUAL, _INPUTS = 23.0, 13.0, 6.2
 """numbers kept, per channel and place: of either block's insides, and of a residual block that is computed twice"""
-_AT_HAND, _AT_HAND_ON_CPU = 2.0, 1.2
-"""Largest memory over what is kept: on a CPU as measured on SD 1.5's shape at 256 and 512 px, elsewhere an assumption
-that nobody has measured yet; `Plan.note` says so."""
+_AT_HAND, _AT_HAND_ON_CPU, _AT_HAND_COMPUTED_TWICE = 2.0, 1.2, 1.65
+"""Largest memory over what is kept: on a CPU as measured on SD 1.5's and SDXL's shapes at 256 and 512 px, without and
+with blocks computed twice; elsewhere an assumption that nobody has measured yet, and `Plan.note` says so."""
 Memory = Literal["automatic", "fast", "save memory"]
 """`fast` never computes twice, `save memory` always, `automatic` where it must"""
 _WAYS: dict[str, tuple[bool, ...]] = {"automatic": (False, True), "fast": (False,), "save memory": (True,)}
@@ -73,7 +73,8 @@ def bytes_needed(family: BaseFamily, size: int, samples: int, room: Room, recomp
     else:
         numbers = _TRANSFORMER * transformer + _RESIDUAL * residual
     kept = numbers * (size / family.vae_factor) ** 2 * samples * room.number_size
-    at_hand = _AT_HAND_ON_CPU if room.device == "cpu" else _AT_HAND
+    on_cpu = _AT_HAND_COMPUTED_TWICE if recomputes else _AT_HAND_ON_CPU
+    at_hand = on_cpu if room.device == "cpu" else _AT_HAND
     always = _ALWAYS * (unet.channels[last] / 1280) ** 2
     if recomputes:
         # The largest convolution's weights, arranged anew for its gradient: otherwise that is over by the peak.
