@@ -107,7 +107,7 @@ def test_people_are_invented_from_nothing_and_from_a_folder_of_identities(
     words = ("corpus", "invent", "--base", "base", "--people", "3", "--pictures", "2", "--steps", "1", "--no-filter")
     report = run(*words, "--out", "invented", "--json").json
     assert report["subjects"] == 3 and report["pictures"] == 6 and report["parts"]["identities"]["shards"] == 1
-    assert report["sources"][0]["kind"] == "invented" and "0.3 of each layer" in report["sources"][0]["prior"]
+    assert report["sources"][0]["kind"] == "invented" and "1 of each layer" in report["sources"][0]["prior"]
     (folder / "one").mkdir()
     shutil.copy(identity, folder / "one")
     assert "needs 2 or more identities, got 1" in refused(*words, "--identities", "one", "--out", "other")

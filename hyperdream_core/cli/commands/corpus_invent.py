@@ -36,9 +36,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "random directions)",
     )  # fmt: skip
     group.add_argument(
-        "--spread", type=finite_number, default=0.0, metavar="X",
-        help="how far apart they are: of the identities' standard deviation (default: 1), or else the size of a "
-        "layer's change as a share of its weights (default: 0.3)",
+        "--spread", type=finite_number, default=1.0, metavar="X",
+        help="how far apart they are: in standard deviations of the identities, or else the size of a layer's change "
+        "as a share of its weights (default: 1)",
     )  # fmt: skip
     group.add_argument(
         "--rank", type=whole_number, default=0, metavar="N", help="of their identities (default: 1, or the folder's)"
@@ -112,17 +112,17 @@ def _prior(arguments: argparse.Namespace, base: DiffusersBase) -> Prior:
     from ...formats.identity_file import read_identity
     from ...pipelines.corpora.prior import GaussianPrior, LearnedPrior
 
-    if not 0 <= arguments.spread <= 100 or not 0 <= arguments.rank <= 128:
-        raise ConfigError(f"spread must lie in 0..100 and rank in 0..128, got {arguments.spread:g}, {arguments.rank}")
+    if not 0 < arguments.spread <= 100 or not 0 <= arguments.rank <= 128:
+        raise ConfigError(
+            f"spread must lie above 0 and at most at 100, rank in 0..128; got {arguments.spread:g}, {arguments.rank}"
+        )
     if arguments.identities is not None:
         files = sorted(arguments.identities.glob("*.safetensors"))
         identities = [read_identity(file, base.family.name) for file in files]
-        return LearnedPrior(identities, arguments.spread or 1.0, arguments.rank)
+        return LearnedPrior(identities, arguments.spread, arguments.rank)
     weights = base.unet.state_dict()
     norms = {layer.name: float(weights[f"{layer.name}.weight"].float().norm()) for layer in base.family.layers()}
-    prior = GaussianPrior(
-        family=base.family.name, norms=norms, spread=arguments.spread or 0.3, rank=max(1, arguments.rank)
-    )
+    prior = GaussianPrior(family=base.family.name, norms=norms, spread=arguments.spread, rank=max(1, arguments.rank))
     return prior
 
 

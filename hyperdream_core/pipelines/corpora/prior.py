@@ -52,7 +52,7 @@ class GaussianPrior:
     family: str
     norms: Mapping[str, float]
     """layer -> Frobenius norm of its weights"""
-    spread: float = 0.3
+    spread: float = 1.0
     """that share"""
     rank: int = 1
     target_set: str = "attention"

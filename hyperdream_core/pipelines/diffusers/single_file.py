@@ -66,6 +66,9 @@ def describe_file(path: Path) -> dict[str, Any]:
         found["note"] = "no base by itself: VAE and text encoders are missing; use the whole checkpoint"
     else:
         family = file_family(weights)
+    for name in weights.table:
+        if name.startswith((UNET, *_VAE_ROOMS)):
+            weights.check_numbers(name)
     schedule = schedule_of_file(path, family, weights.metadata, weights.table)
     return {
         **found,

@@ -18,6 +18,7 @@ from hyperdream_core.cli.commands.inspect import format_report, inspect_file
 from hyperdream_core.errors import BaseMismatchError, FileFormatError
 from hyperdream_core.pipelines.diffusers.folder import load_vae
 from hyperdream_core.pipelines.diffusers.loading import base_family, load_base
+from hyperdream_core.pipelines.diffusers.single_file import describe_file
 from hyperdream_core.pipelines.diffusers.weights import WeightFiles
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
@@ -280,11 +281,13 @@ def quantised(kind: torch.dtype, *scales: str) -> Change:
         (quantised(torch.uint8, f"{UNET}time_embed.0.weight.absmax"), "is quantised .*4 bits"),
     ],
 )
-def test_a_quantised_checkpoint_is_refused_by_name(
+def test_a_quantised_checkpoint_is_refused_by_name_and_inspected_as_one(
     changed: Callable[[Change], Path], change: Change, words: str
 ) -> None:
-    with pytest.raises(FileFormatError, match=rf"^odd\.safetensors: {words}"):
-        load_base(changed(change))
+    file = changed(change)
+    for read in (load_base, describe_file):
+        with pytest.raises(FileFormatError, match=rf"^odd\.safetensors: {words}"):
+            read(file)
 
 
 def test_small_floats_that_stand_for_themselves_are_widened(
