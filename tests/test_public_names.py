@@ -18,7 +18,7 @@ from hyperdream_core.faces.likeness import Likeness
 from hyperdream_core.formats.identity_file import read_identity
 from hyperdream_core.miniature.trial.judges import bundled_recognizer
 from hyperdream_core.pictures.files import read_image
-from hyperdream_core.pipelines.polishing import polish as polishing
+from hyperdream_core.pipelines.polishing import polish_config as polishing
 
 ROOT = Path(__file__).resolve().parents[1]
 PORTRAIT = ROOT / "examples" / "portrait.png"

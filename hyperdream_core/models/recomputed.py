@@ -20,14 +20,16 @@ _BLOCKS = ("ResBlock", "ResnetBlock2D", "BasicTransformerBlock")
 def recomputed(unet: nn.Module) -> Iterator[None]:
     """Keep the inputs of the UNet's blocks only, and compute their insides again for the gradients.
 
-    The numbers are the same. Call backward() inside the context; other threads wait for the UNet meanwhile.
+    The numbers are the same, in a host's own blocks up to rounding. Call backward() inside the context; other threads
+    wait for the UNet meanwhile.
     """
     with ExitStack() as stack:
         stack.enter_context(alone_with([unet]))
         for block in unet.modules():
             if type(block).__name__ in _BLOCKS:
                 previous = block.__dict__.get("forward")
-                block.__dict__["forward"] = _twice(block.forward)
+                is_careful = type(block).__module__.startswith("diffusers.")
+                block.__dict__["forward"] = _twice(block.forward if is_careful else _on_a_copy(block.forward))
                 stack.callback(_put_back, block, previous)
         yield
 
@@ -36,14 +38,22 @@ def _twice(forward: Any) -> Any:
     def computed_twice(*arguments: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*arguments, **named)
-        return checkpoint(_on_a_copy, forward, *arguments, use_reentrant=False, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, **named)
 
     return computed_twice
 
 
-def _on_a_copy(forward: Any, *arguments: Any, **named: Any) -> Any:
-    """Blocks of some hosts add to their input in place, and the second time would start from the sum."""
-    return forward(*(one.clone() if isinstance(one, Tensor) else one for one in arguments[:1]), *arguments[1:], **named)
+def _on_a_copy(forward: Any) -> Any:
+    """Blocks of some hosts add to their input in place, and the second time would start from the sum.
+
+    A copy changes the order in which gradients are summed, and so their last bits.
+    """
+
+    def on_a_copy(*arguments: Any, **named: Any) -> Any:
+        first = (one.clone() if isinstance(one, Tensor) else one for one in arguments[:1])
+        return forward(*first, *arguments[1:], **named)
+
+    return on_a_copy
 
 
 def _put_back(block: nn.Module, previous: Any) -> None:

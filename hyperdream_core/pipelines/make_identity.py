@@ -254,7 +254,8 @@ def _out_of_memory(plan: Plan) -> Iterator[None]:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     except torch.cuda.OutOfMemoryError as error:
+        count = plan.samples_at_once
         raise ConfigError(
-            f"the graphics card ran out of memory while polishing at {plan.size} px with {plan.samples_at_once} samples"
-            " at once; take fewer of them, a smaller size, or let memory be 'save memory'"
+            f"the graphics card ran out of memory while polishing at {plan.size} px with {count} sample"
+            f"{'s' if count > 1 else ''} at once; take fewer of them, a smaller size, or let memory be 'save memory'"
         ) from error

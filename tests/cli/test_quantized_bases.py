@@ -12,7 +12,7 @@ from hyperdream_core.formats.identity_file import read_identity
 TINY = ("--size", "32", "--device", "cpu")
 
 
-@pytest.mark.parametrize("kind", ["int4", "nf4"])
+@pytest.mark.parametrize("kind", ["int4", pytest.param("nf4", marks=pytest.mark.slow)])
 def test_an_identity_is_polished_and_drawn_on_a_quantised_base(
     run: Callable, base_folder: Path, picture: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from hyperdream_core.cli import threads
 from hyperdream_core.cli.base_flags import BaseChoice
+from hyperdream_core.cli.console import Console
 from hyperdream_core.cli.threads import free_threads, use_threads_for
 
 CPU = torch.device("cpu")
@@ -68,5 +69,5 @@ def test_a_system_that_says_nothing_gets_its_cores(machine: pytest.MonkeyPatch) 
 
 
 def test_a_command_sets_them_when_it_loads_its_base() -> None:
-    BaseChoice(source="miniature", device="cpu", dtype="fp32").load()
+    BaseChoice(source="miniature", device="cpu", dtype="fp32").load(Console())
     assert torch.get_num_threads() == 1

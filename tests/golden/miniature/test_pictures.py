@@ -11,6 +11,7 @@ with what 0.1.0 drew in the same place, never with another place. The sampler be
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,15 +26,18 @@ from PIL import Image
 
 from hyperdream_core.cli import main as hyperdream
 from hyperdream_core.formats.identity_file import read_identity
+from hyperdream_core.pipelines.polishing.polish_config import PolishConfig
 from tests.nodes.conftest import Host
 
 FILES = Path(__file__).parent / "files"
 IDENTITY = FILES / "portrait.safetensors"
 PORTRAIT = Path(__file__).parents[3] / "examples" / "portrait.png"
 PROMPT = "a [V] face, smiling, at the beach"
+OLD_STEP = ("--rate-unit", "coefficient", "--learning-rate", "0.012")
+"""The polishing step of 0.1.0, which drew these pictures."""
 PERSONALIZE = (
     "personalize", str(PORTRAIT), "--prompt", PROMPT, "--seed", "2", "--polish-steps", "3", "--draw-steps", "4",
-    "--device", "cpu",
+    "--device", "cpu", *OLD_STEP,
 )  # fmt: skip
 DRAWN = ("--prompt", PROMPT, "--seed", "5", "--steps", "4", "--device", "cpu")
 SAMPLE = {
@@ -127,7 +131,11 @@ def test_predict_identity_sees_the_same_person(host: Host, miniature: Any, faces
 
 
 @pytest.mark.parametrize(("name", "steps"), [("tab", 0), ("tab-polished", 2)])
-def test_the_tab_draws_the_same(name: str, steps: int, a1111: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_tab_draws_the_same(
+    name: str, steps: int, a1111: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = partial(PolishConfig, rate_unit="coefficient", learning_rate=1.2e-2)
+    monkeypatch.setattr("hyperdream_webui.jobs.PolishConfig", step)
     shop = Jobs(WebUI())
     order = Order(
         files=[PORTRAIT], faces=FaceChoice(detector="already-cropped"), name="mara", on="miniature", steps=steps,

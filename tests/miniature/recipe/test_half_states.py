@@ -174,7 +174,8 @@ def test_what_lies_where_a_result_belongs_is_named_and_stays(
     was = (folder / name).lstat()
     with pytest.raises(OutputError, match=rf"{name}.*(Remove|remove)"):
         make(folder)
-    assert (folder / name).lstat() == was
+    now = (folder / name).lstat()
+    assert (now.st_ino, now.st_mode, now.st_size, now.st_mtime) == (was.st_ino, was.st_mode, was.st_size, was.st_mtime)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"base-2": "long"}', '{"base-2": NaN}', "[" * 9_000])
