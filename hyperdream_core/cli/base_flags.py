@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,8 +133,11 @@ class BaseChoice:
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         base = load_base(self.source, device, dtypes[self.dtype], self.prediction_type)
         console.note(base.assumptions)
-        if self.quantize is not None:
-            _quantize(base, self.quantize, console)
+        if self.quantize is None:
+            return base
+        # Of the same checkpoint still, and a predictor trained on that one is at home here.
+        base = replace(base, checkpoint=base.fingerprint())
+        _quantize(base, self.quantize, console)
         return base
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..bases import BASES, get_base
 from ..errors import BaseMismatchError, ConfigError, FileFormatError, quoted
 from ..json_text import JsonTextError, parse_json
 from ..ops.bands import Band, check_apart
@@ -37,6 +38,16 @@ class Facts:
                 self.path, f"has {key} {quoted(value)}, but {', '.join(known)} are known here. Update HyperDream."
             )
         return value
+
+    def family(self, key: str, wanted: str | None) -> str:
+        """The entry as a family of bases: the one that is wanted, or any known one if that is None."""
+        found = self.one_of(key, BASES)
+        if wanted is not None and found != wanted:
+            raise BaseMismatchError(
+                f"{self.path.name}: was made for {found!r}, but the base is {wanted!r}. Load a checkpoint of "
+                f"{get_base(found).title}."
+            )
+        return found
 
     def whole_number(self, key: str) -> int:
         """The entry as a number in 1..99999."""

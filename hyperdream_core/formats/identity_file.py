@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bases import BASES, TARGET_SETS, Layer, get_base
+from ..bases import TARGET_SETS, Layer, get_base
 from ..bases.keys import to_kohya
-from ..errors import BaseMismatchError, ConfigError, FileFormatError, HyperDreamError, quoted
+from ..errors import ConfigError, FileFormatError, HyperDreamError, quoted
 from ..identity import Identity, coefficient_shapes, entry_name
 from ..ops import lidb
 from ..ops.bands import WHOLE, Band
@@ -99,12 +99,7 @@ def read_identity(path: Path | str, family: str | None = None) -> Identity:
     path = Path(path)
     metadata, tensors = read_container(path, KIND, NEWEST_VERSION)
     facts = Facts(path, metadata)
-    made_for = facts.one_of("family", BASES)
-    if family is not None and made_for != family:
-        raise BaseMismatchError(
-            f"{path.name}: was made for {made_for!r}, but the base is {family!r}. Load a checkpoint of "
-            f"{get_base(made_for).title}."
-        )
+    made_for = facts.family("family", family)
     target_set, layout = facts.one_of("target_set", TARGET_SETS), facts.one_of("layout", LAYOUTS)
     rank, down_dim, up_dim = (facts.whole_number(key) for key in ("rank", "down_dim", "up_dim"))
     base = get_base(made_for)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..bases import BASES, TARGET_SETS, get_base
+from ..bases import TARGET_SETS, get_base
 from ..errors import BaseMismatchError, FileFormatError, quoted
 from ..ops.bands import Band
 from ..ops.quantize import KINDS as QUANTIZATIONS
@@ -77,12 +77,7 @@ def read_scales(path: Path | str, family: str | None = None, integers: str | Non
     path = Path(path)
     metadata, tensors = read_container(path, KIND, NEWEST_VERSION)
     facts = Facts(path, metadata)
-    made_for = facts.one_of("family", BASES)
-    if family is not None and made_for != family:
-        raise BaseMismatchError(
-            f"{path.name}: was made for {made_for!r}, but the base is {family!r}. Load a checkpoint of "
-            f"{get_base(made_for).title}."
-        )
+    made_for = facts.family("family", family)
     target_set, sides = facts.one_of("target_set", TARGET_SETS), facts.one_of("sides", SIDES)
     facts.check_digest("layers_digest", get_base(made_for).layers_digest(target_set), "list of layers")
     bands = facts.bands("bands")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hyperdream_core.cli.base_flags import BaseChoice
+from hyperdream_core.cli.console import Console
 from hyperdream_core.formats.identity_file import read_identity
 
 TINY = ("--size", "32", "--device", "cpu")
@@ -54,6 +57,14 @@ def test_personalize_takes_a_quantised_base(
     assert ran.code == 0, ran.error
     assert "are in int8, 8." in ran.error
     assert (tmp_path / "out" / "sofia.safetensors").exists()
+
+
+def test_a_quantised_base_is_still_of_its_checkpoint(base_folder: Path) -> None:
+    """So that a predictor trained on that is not called another checkpoint's."""
+    full = BaseChoice(source=str(base_folder), device="cpu", dtype="fp32")
+    bases = [replace(full, quantize=kind).load(Console(as_json=True)) for kind in (None, "int8")]
+    assert len({base.fingerprint() for base in bases}) == 1
+    assert len({str(base.unet.state_dict().keys()) for base in bases}) == 2
 
 
 def test_bits_that_there_are_not_are_refused_by_the_flag(run: Callable, base_folder: Path, picture: Path) -> None:

@@ -12,7 +12,7 @@ from ..flags import place
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `corpus encode`."""
     parser.add_argument("corpus", metavar="DIR", type=place, help="folder of the corpus")
-    add_base_flags(parser)
+    add_base_flags(parser, may_be_quantized=False)
     parser.add_argument(
         "--image-encoder", type=place, metavar="PATH",
         help="also what this image encoder sees in the references: a folder of a transformers vision model (CLIP, "

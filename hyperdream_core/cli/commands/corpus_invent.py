@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     from ...pipelines.corpora.invented import InventConfig
     from ...pipelines.drawing.draw import DrawConfig
 
-    add_base_flags(parser)
+    add_base_flags(parser, may_be_quantized=False)
     add_out(parser)
     add_config_flags(parser, InventConfig)
     group = parser.add_argument_group("who they are")

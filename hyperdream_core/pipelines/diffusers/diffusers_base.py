@@ -40,6 +40,8 @@ class DiffusersBase:
     noise: NoiseProcess
     assumptions: tuple[str, ...] = ()
     """What its files did not say and was taken as usual, as sentences for whoever uses it"""
+    checkpoint: str = ""
+    """Fingerprint of the checkpoint it was loaded from, where its weights are no longer those"""
 
     @property
     def device(self) -> torch.device:
@@ -182,6 +184,8 @@ class DiffusersBase:
 
         So a checkpoint saved in fp16 and its fp32 original have the same one; hashing all of it would take seconds.
         """
+        if self.checkpoint:
+            return self.checkpoint
         digest = hashlib.sha256(self.family.name.encode())
         for name, tensor in sorted(self.unet.state_dict().items()):
             flat = tensor.detach().reshape(-1)
